@@ -1,0 +1,2 @@
+//! plexbeam-mount
+fn main() {}

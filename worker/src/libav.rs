@@ -1,0 +1,1 @@
+//! RAII over libav: the only unsafe room of the worker.
