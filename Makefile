@@ -1,0 +1,75 @@
+# What README and .ci/run call. `make demo` and `make test` do all the set-up themselves on a fresh
+# Debian 12 with Rust.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+# Where Debian's packages have to be: libav for the worker, clang for bindgen, fuse3 for the mount
+# helper, the rest for the tests.
+PACKAGES := pkg-config clang libclang-dev libavcodec-dev libavformat-dev libavfilter-dev libavutil-dev \
+  libswscale-dev libswresample-dev ffmpeg fuse3 attr curl procps
+# The browser test needs these; they are large, and only `make test` and `make browser` ask for them.
+BROWSER_PACKAGES := chromium nodejs
+
+CARGO ?= cargo
+STAMP := target/.setup
+STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
+
+.PHONY: help setup setup-browser build test lint demo bench cartridge-static clean-media
+
+help: ## Say what can be made.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+
+setup: $(STAMP) ## Install what is missing of Debian's packages (sudo only when not root).
+
+$(STAMP): Makefile
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' "$$p" 2>/dev/null | grep -q 'ok installed' || echo "$$p"; done); \
+	if [ -n "$$missing" ]; then \
+	  if ! command -v apt-get >/dev/null; then \
+	    echo "make setup knows Debian only; please install:" $$missing >&2; exit 1; fi; \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq </dev/null; \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing </dev/null; \
+	fi
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing; see https://rustup.rs" >&2; exit 1; }
+	@mkdir -p $(@D); touch $@
+
+setup-browser: setup
+	@missing=$$(for p in $(BROWSER_PACKAGES); do dpkg-query -W -f '$${Status}' "$$p" 2>/dev/null | grep -q 'ok installed' || echo "$$p"; done); \
+	if [ -n "$$missing" ]; then \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq </dev/null; \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing </dev/null; \
+	fi
+
+build: setup ## Build every program (debug).
+	$(CARGO) build --locked --workspace --bins
+
+# The end-to-end tests start the programs that `build` made.
+test: setup setup-browser build ## Run all tests.
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  $(CARGO) nextest run --locked --workspace; \
+	else \
+	  $(CARGO) test --locked --workspace -- --test-threads=2; \
+	fi
+	$(CARGO) test --locked --workspace --doc
+
+lint: setup ## Formatting, clippy and documentation, warnings denied.
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+
+demo: setup ## Play a film through worker, mount and cartridge (MEDIA=/path to take your own).
+	tests/demo.sh
+
+bench: setup ## Print ratios against ffmpeg and compare them with the baseline.
+	tests/bench.sh
+
+cartridge-static: setup ## The cartridge as Plex hosts need it: static, optimised.
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --release -p plexbeam-cartridge \
+	  --target $(STATIC_TARGET) --target-dir target/static
+	@echo "target/static/$(STATIC_TARGET)/release/plexbeam-cartridge"
+
+clean-media: ## Forget the clips that the tests made.
+	rm -rf target/plexbeam-media

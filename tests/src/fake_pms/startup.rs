@@ -1,0 +1,169 @@
+//! The calls that must come before the first announcement (PROTOCOL 6.1), judged against what
+//! `ffprobe` says of the film.
+
+use crate::{argv::Shape, probe};
+use std::{collections::HashMap, path::Path};
+
+/// What PMS expects to be told.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// Streams of the film by index: kind and whether `progress/stream` is sent for it.
+    streams: Vec<(u32, String)>,
+    /// Length in seconds; 0 when unknown.
+    duration: f64,
+}
+
+impl Expected {
+    /// What `ffprobe` says of the film; nothing when it is no media.
+    pub fn of(media: &Path, _shape: &Shape) -> Expected {
+        let known = std::process::Command::new("ffprobe")
+            .args(["-v", "quiet"])
+            .arg(media)
+            .status()
+            .is_ok_and(|s| s.success());
+        if !known {
+            return Expected::default();
+        }
+        let kinds = ["video", "audio", "subtitle"];
+        Expected {
+            streams: probe::streams(media)
+                .into_iter()
+                .filter(|s| kinds.contains(&s.codec_type.as_str()) && !s.attached_picture())
+                .map(|s| (s.index, s.codec_type))
+                .collect(),
+            duration: probe::duration(media),
+        }
+    }
+}
+
+/// The start-up calls seen so far.
+#[derive(Debug, Clone, Default)]
+pub struct Startup {
+    startup: bool,
+    streams: Vec<HashMap<String, String>>,
+    details: Vec<HashMap<String, String>>,
+    duration: Option<f64>,
+    size: bool,
+}
+
+/// What a start-up call was, with its query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// `progress?status=startup`.
+    Startup,
+    /// `progress/stream`.
+    Stream,
+    /// `progress/streamDetail`.
+    Detail,
+    /// `progress?duration=`.
+    Duration,
+    /// `progress?width=&height=`.
+    Size,
+}
+
+impl Startup {
+    /// Takes one call; gives what is wrong with it or its place.
+    pub fn take(&mut self, call: Call, query: &HashMap<String, String>) -> Option<String> {
+        let late = |what: &str| Some(format!("{what} came after a later step of the start-up"));
+        let need = |names: &[&str]| {
+            let missing: Vec<&str> = names
+                .iter()
+                .copied()
+                .filter(|n| query.get(*n).is_none_or(String::is_empty))
+                .collect();
+            (!missing.is_empty()).then(|| format!("{call:?} call without {}", missing.join(", ")))
+        };
+        match call {
+            Call::Startup => {
+                let late = if self.streams.is_empty() && self.details.is_empty() {
+                    None
+                } else {
+                    late("status=startup")
+                };
+                self.startup = true;
+                late
+            }
+            Call::Stream => {
+                self.streams.push(query.clone());
+                if !self.details.is_empty() || self.duration.is_some() {
+                    return late("progress/stream");
+                }
+                need(&["index", "id", "codec", "type"])
+            }
+            Call::Detail => {
+                self.details.push(query.clone());
+                if self.duration.is_some() {
+                    return late("streamDetail");
+                }
+                let mut names = vec!["index", "id", "codec", "type"];
+                match query.get("type").map(String::as_str) {
+                    Some("video") => names.extend(["width", "height", "interlaced"]),
+                    Some("audio") => names.extend(["channels", "layout", "sampleRate"]),
+                    _ => {}
+                }
+                need(&names)
+            }
+            Call::Duration => {
+                self.duration = query.get("duration").and_then(|d| d.parse().ok());
+                if self.duration.is_none() {
+                    return Some("duration is no number".into());
+                }
+                (self.size).then(|| "duration came after the picture's size".into())
+            }
+            Call::Size => {
+                self.size = true;
+                let positive = |name: &str| {
+                    query
+                        .get(name)
+                        .and_then(|v| v.parse::<u32>().ok())
+                        .is_some_and(|v| v > 0)
+                };
+                (!positive("width") || !positive("height"))
+                    .then(|| "width or height is no positive number".into())
+            }
+        }
+    }
+
+    /// What is missing, now that a segment is announced.
+    pub fn missing(&self, expected: &Expected) -> Vec<String> {
+        let mut missing = Vec::new();
+        if !self.startup {
+            missing.push("no progress?status=startup".to_owned());
+        }
+        let told = |calls: &[HashMap<String, String>], index: u32, kind: &str| {
+            let index = index.to_string();
+            calls
+                .iter()
+                .any(|c| c.get("index") == Some(&index) && c.get("type").is_some_and(|t| t == kind))
+        };
+        for (index, kind) in &expected.streams {
+            if kind != "subtitle" && !told(&self.streams, *index, kind) {
+                missing.push(format!("no progress/stream for {kind} stream {index}"));
+            }
+            if !told(&self.details, *index, kind) {
+                missing.push(format!("no streamDetail for {kind} stream {index}"));
+            }
+        }
+        match self.duration {
+            None => missing.push("no duration".to_owned()),
+            Some(told) if expected.duration > 0.0 && (told - expected.duration).abs() > 1.0 => {
+                missing.push(format!(
+                    "duration {told} instead of {:.3}",
+                    expected.duration
+                ));
+            }
+            Some(_) => {}
+        }
+        if !self.size {
+            missing.push("no width and height of the video output".to_owned());
+        }
+        missing
+    }
+}
+
+impl Expected {
+    /// Length of the film in seconds; 0 when unknown.
+    pub fn duration(&self) -> f64 {
+        self.duration
+    }
+}
