@@ -1,11 +1,38 @@
 //! One job from its inputs to finished segments, on its own plain threads, inside the job child.
+//!
+//! ```text
+//! demux (one per input) -> [packets] -> decode + filter -> [frames] -> encode \
+//!                       -> [packets] -> audio: decode, filter, encode ---------> [made] -> cut
+//!                       -> subtitle and copied packets ------------------------/
+//! ```
+//! Queues are bounded; the last thread, the caller's own, takes from one queue only and never waits
+//! for a certain stream, so that no circle of full queues can form. Back pressure starts at
+//! [`Sink::publish`]. The first failure wins, stops all stages and is the job's result.
 
-use crate::input::InputPolicy;
+mod audio;
+mod cut;
+mod demux;
+mod describe;
+mod encode;
+mod package;
+mod resolve;
+mod subtitle;
+mod timeline;
+mod video;
+
+use crate::{
+    input::InputPolicy,
+    libav::{AvError, Packet, Params, Rational},
+};
 use parking_lot::{Condvar, Mutex};
-use plexbeam_api::{Event, JobSpec, Problem, Segment};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use plexbeam_api::{Event, JobSpec, Kind, Problem, Segment, segment::MediaKind};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    time::{Duration, Instant},
 };
 
 /// Where a pipeline puts what it makes. Called from the pipeline's muxing thread only.
@@ -71,16 +98,204 @@ impl Control {
     }
 }
 
+/// What all stages of one job share.
+struct Shared {
+    control: Arc<Control>,
+    stopped: AtomicBool,
+    failure: Mutex<Option<Problem>>,
+    vdec_packets: AtomicU64,
+    vdec_failed: AtomicU64,
+    notes: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    fn new(control: &Arc<Control>) -> Self {
+        Shared {
+            control: Arc::clone(control),
+            stopped: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            vdec_packets: AtomicU64::new(0),
+            vdec_failed: AtomicU64::new(0),
+            notes: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Records the first failure and stops every stage.
+    fn fail(&self, problem: Problem) {
+        self.failure.lock().get_or_insert(problem);
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits out a pause; false when the job is over.
+    fn pass(&self) -> bool {
+        self.control.pass() && !self.stopped.load(Ordering::Relaxed)
+    }
+
+    fn is_over(&self) -> bool {
+        self.control.is_cancelled() || self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// A line for the job's log, told with the next event.
+    fn note(&self, text: impl Into<String>) {
+        let mut notes = self.notes.lock();
+        if notes.len() < 50 {
+            notes.push(text.into());
+        }
+    }
+}
+
+/// A stream of an output, by position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OutRef {
+    output: usize,
+    stream: usize,
+}
+
+/// What the muxer must know of a stream before its first packet.
+struct Ready {
+    media: MediaKind,
+    params: Params,
+    /// Of the packets that follow.
+    time_base: Rational,
+    /// 0/1 when unknown.
+    frame_rate: Rational,
+    /// True when the packets were encoded here: segments end at the keys that were forced.
+    encoded: bool,
+    metadata: Vec<(String, String)>,
+}
+
+/// What the stages hand to the muxing thread.
+enum Made {
+    Ready(OutRef, Box<Ready>),
+    /// `cut`: a segment may end before this packet.
+    Packet { to: OutRef, packet: Packet, cut: bool },
+    End(OutRef),
+}
+
+/// The queue into the muxing thread. A failed send means that the job is over.
+#[derive(Clone)]
+struct Outlet {
+    queue: SyncSender<Made>,
+    to: OutRef,
+}
+
+impl Outlet {
+    fn ready(&self, ready: Ready) -> bool {
+        self.queue.send(Made::Ready(self.to, Box::new(ready))).is_ok()
+    }
+
+    fn packet(&self, packet: Packet, cut: bool) -> bool {
+        self.queue.send(Made::Packet { to: self.to, packet, cut }).is_ok()
+    }
+
+    fn end(&self) -> bool {
+        self.queue.send(Made::End(self.to)).is_ok()
+    }
+}
+
+/// Packets on their way to the muxer. Small: what waits here is memory, and the muxer keeps up.
+const MADE_QUEUE: usize = 64;
+
+/// Translates a libav failure of a stage; its words name the step.
+fn av(error: &AvError) -> Problem {
+    let kind = if error.is_interrupted() { Kind::Cancelled } else { Kind::Internal };
+    Problem::new(kind, error.to_string())
+}
+
+/// Holds a stage to 0.4 x real time while PMS asks for it (PROTOCOL 6.4: 0.3 to 0.5, never 0).
+struct Pacer {
+    last: Instant,
+}
+
+impl Pacer {
+    fn new() -> Self {
+        Pacer { last: Instant::now() }
+    }
+
+    /// Called once per piece of media of this length.
+    fn pace(&mut self, shared: &Shared, seconds: f64) {
+        let due = self.last + Duration::from_secs_f64((seconds / 0.4).clamp(0.0, 10.0));
+        while shared.control.is_throttled() && !shared.is_over() && Instant::now() < due {
+            std::thread::sleep((due - Instant::now()).min(Duration::from_millis(50)));
+        }
+        self.last = Instant::now();
+    }
+}
+
 /// Runs a job to its end on this thread and its helpers. Blocks. Errors: the input's
 /// ([`plexbeam_api::Kind::BadInput`]), `Unsupported`, `Cancelled`, or `Internal`.
 pub fn run(
-    _spec: &JobSpec,
-    _policy: &InputPolicy,
-    _sink: &mut dyn Sink,
-    _control: &Arc<Control>,
+    spec: &JobSpec,
+    policy: &InputPolicy,
+    sink: &mut dyn Sink,
+    control: &Arc<Control>,
 ) -> Result<(), Problem> {
-    Err(Problem::new(
-        plexbeam_api::Kind::Internal,
-        "the pipeline is being built",
-    ))
+    crate::plan::check(spec)?;
+    crate::libav::log_errors_only();
+    let cancelled = || Problem::new(Kind::Cancelled, "the job was cancelled");
+    let shared = Shared::new(control);
+    let resolved = match resolve::resolve(spec, policy, control) {
+        Err(_) if control.is_cancelled() => return Err(cancelled()),
+        other => other?,
+    };
+    let facts = resolved.facts;
+    let outputs = resolved.outputs;
+    let result = std::thread::scope(|scope| {
+        let (made, queue) = sync_channel(MADE_QUEUE);
+        let mut routes: Vec<Vec<demux::Route>> = resolved.inputs.iter().map(|_| Vec::new()).collect();
+        for (o, output) in outputs.iter().enumerate() {
+            for (s, stream) in output.streams.iter().enumerate() {
+                let outlet = Outlet { queue: made.clone(), to: OutRef { output: o, stream: s } };
+                let (input, index) = (stream.input, stream.index);
+                let source = &resolved.inputs[input].input.streams[index];
+                let route = match stream.start(scope, &shared, source, &facts, outlet) {
+                    Ok(route) => route,
+                    Err(problem) => {
+                        shared.fail(problem);
+                        continue;
+                    }
+                };
+                routes[input].push(demux::Route { index, to: route });
+            }
+        }
+        drop(made);
+        for (input, routes) in resolved.inputs.into_iter().zip(routes) {
+            let shared = &shared;
+            spawn(scope, shared, "demux", move || demux::run(input, routes, shared));
+        }
+        let result = cut::run(&outputs, &facts, &queue, &shared, sink);
+        if let Err(problem) = result {
+            shared.fail(problem);
+        }
+        // Stages that wait for room see the closed queue and end.
+        drop(queue);
+    });
+    let () = result;
+    if control.is_cancelled() {
+        return Err(cancelled());
+    }
+    match shared.failure.into_inner() {
+        Some(problem) => Err(problem),
+        None => Ok(()),
+    }
+}
+
+/// Starts a stage on its own named thread; its failure becomes the job's.
+fn spawn<'scope, F>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    shared: &'scope Shared,
+    name: &str,
+    stage: F,
+) where
+    F: FnOnce() -> Result<(), Problem> + Send + 'scope,
+{
+    let stage = move || {
+        if let Err(problem) = stage() {
+            shared.fail(problem);
+        }
+    };
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, stage);
+    if let Err(error) = spawned {
+        shared.fail(Problem::new(Kind::Exhausted, format!("no thread for {name}: {error}")));
+    }
 }

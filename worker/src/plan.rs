@@ -1,9 +1,371 @@
-//! What a job needs of this machine, checked before it is accepted.
+//! What a job asks for, as operations on one device.
+//!
+//! PMS writes a command line for the hardware of its own host; that is read as intent: `scale_cuda`
+//! means "scale", `h264_vaapi` means "H.264". Today every plan is for software; a planner for a
+//! device is another function from the same [`graph::Line`] to filter text.
 
-use plexbeam_api::{JobSpec, Problem};
+pub mod graph;
+mod options;
+
+use crate::libav;
+use graph::{Filter, Line};
+use plexbeam_api::{
+    API_VERSION, JobSpec, Kind, Problem,
+    job::{CodecSpec, Container, Location, MAX_INLINE_BYTES, Packaging, Source},
+    segment::MediaKind,
+};
+
+/// A codec that outputs may be encoded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncoderPlan {
+    /// libav's encoder here.
+    pub name: &'static str,
+    /// Kind of stream it makes.
+    pub media: MediaKind,
+}
+
+const ENCODERS: &[(EncoderPlan, &[&str])] = &[
+    (
+        EncoderPlan { name: "libx264", media: MediaKind::Video },
+        &[
+            "libx264", "h264", "h264_nvenc", "h264_vaapi", "h264_qsv", "h264_mf", "h264_amf",
+            "h264_videotoolbox", "libopenh264", "nvenc_h264",
+        ],
+    ),
+    (
+        EncoderPlan { name: "libx265", media: MediaKind::Video },
+        &[
+            "libx265", "hevc", "h265", "hevc_nvenc", "hevc_vaapi", "hevc_qsv", "hevc_mf",
+            "hevc_amf", "hevc_videotoolbox", "nvenc_hevc",
+        ],
+    ),
+    (
+        EncoderPlan { name: "aac", media: MediaKind::Audio },
+        &["aac", "aac_lc", "libfdk_aac", "aac_at", "aac_mf"],
+    ),
+    (EncoderPlan { name: "ac3", media: MediaKind::Audio }, &["ac3", "ac3_eae", "ac3_fixed"]),
+    (EncoderPlan { name: "eac3", media: MediaKind::Audio }, &["eac3", "eac3_eae", "truehd_eae"]),
+    (EncoderPlan { name: "libopus", media: MediaKind::Audio }, &["libopus", "opus"]),
+    (EncoderPlan { name: "libmp3lame", media: MediaKind::Audio }, &["libmp3lame", "mp3"]),
+    (EncoderPlan { name: "flac", media: MediaKind::Audio }, &["flac"]),
+    (EncoderPlan { name: "ass", media: MediaKind::Subtitle }, &["ass", "ssa"]),
+    (EncoderPlan { name: "srt", media: MediaKind::Subtitle }, &["srt", "subrip"]),
+    (EncoderPlan { name: "webvtt", media: MediaKind::Subtitle }, &["webvtt"]),
+];
+
+/// The software encoder for what the job names.
+pub fn encoder(requested: &str) -> Option<EncoderPlan> {
+    ENCODERS.iter().find(|(_, names)| names.contains(&requested)).map(|(plan, _)| *plan)
+}
+
+/// Options for [`encoder`]'s choice, translated from what the job says for the one it names.
+pub use options::translate as encoder_options;
+
+/// Video operations that run as they stand. None of them opens a file.
+const VIDEO_FILTERS: &[&str] = &[
+    "scale", "format", "fps", "setsar", "setdar", "yadif", "bwdif", "crop", "pad", "transpose",
+    "null", "hqdn3d", "unsharp", "vflip", "hflip", "setparams", "zscale",
+];
+/// Audio operations that run as they stand. None of them opens a file.
+const AUDIO_FILTERS: &[&str] = &[
+    "aresample", "aformat", "anull", "volume", "pan", "channelmap", "loudnorm", "dynaudnorm",
+    "acompressor", "alimiter", "atempo",
+];
+/// Moves between memories, which one memory does not need.
+const MOVES: &[&str] = &["hwupload", "hwupload_cuda", "hwdownload", "hwmap"];
+/// Scalers of devices.
+const DEVICE_SCALERS: &[&str] = &["scale_cuda", "scale_npp", "scale_vaapi", "scale_qsv", "vpp_qsv"];
+
+fn unsupported_filter(name: &str) -> Problem {
+    Problem::new(Kind::Unsupported, format!("filter `{name}` is not possible on this worker yet"))
+        .at("graphs")
+}
+
+/// Filter text of a video line for software, ending in a pixel format that `encoder` takes.
+/// `source_depth`: bits per component of the source, for encoders that keep ten.
+pub fn software_video(filters: &[Filter], encoder: &str, source_depth: u32) -> Result<String, Problem> {
+    let mut chain: Vec<String> = Vec::new();
+    let mut deep = source_depth > 8;
+    for filter in filters {
+        let name = filter.name.as_str();
+        if MOVES.contains(&name) {
+            continue;
+        }
+        if DEVICE_SCALERS.contains(&name) {
+            let size = |key, at| filter.argument(key, at).filter(|v| !v.is_empty());
+            if let (Some(w), Some(h)) = (size("w", 0), size("h", 1)) {
+                chain.push(Filter::new("scale", format!("w={w}:h={h}")).text());
+            }
+            if let Some(format) = filter.argument("format", 2) {
+                deep = format.contains("010") || format.contains("p10");
+            }
+            continue;
+        }
+        if !VIDEO_FILTERS.contains(&name) {
+            return Err(unsupported_filter(name));
+        }
+        if name == "format" {
+            deep = filter.args.contains("010") || filter.args.contains("p10");
+        }
+        chain.push(filter.text());
+    }
+    let keeps_ten = encoder == "libx265";
+    let pixels = if deep && keeps_ten { "yuv420p10le" } else { "yuv420p" };
+    chain.push(format!("format=pix_fmts={pixels}"));
+    Ok(chain.join(","))
+}
+
+/// Filter text of an audio line, ending in what `encoder` takes.
+pub fn software_audio(
+    filters: &[Filter],
+    encoder: &str,
+    options: &[(String, String)],
+) -> Result<String, Problem> {
+    let mut chain: Vec<String> = Vec::new();
+    for filter in filters {
+        if !AUDIO_FILTERS.contains(&filter.name.as_str()) {
+            return Err(unsupported_filter(&filter.name));
+        }
+        chain.push(filter.text());
+    }
+    let option = |key: &str| options.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+    let formats = match encoder {
+        "aac" | "ac3" | "eac3" => "fltp",
+        "libopus" => "s16|flt",
+        "libmp3lame" => "fltp|s16p",
+        _ => "s16|s32",
+    };
+    let mut format = format!("aformat=sample_fmts={formats}");
+    match (encoder, option("ar")) {
+        // Opus knows no other clock than 48 kHz.
+        ("libopus", _) => format.push_str(":sample_rates=48000"),
+        (_, Some(rate)) if rate.bytes().all(|b| b.is_ascii_digit()) => {
+            format.push_str(&format!(":sample_rates={rate}"));
+        }
+        ("ac3" | "eac3", _) => format.push_str(":sample_rates=48000|44100|32000"),
+        ("libmp3lame", _) => format.push_str(":sample_rates=48000|44100|32000|24000|22050|16000"),
+        ("aac", _) => format.push_str(
+            ":sample_rates=96000|88200|64000|48000|44100|32000|24000|22050|16000|12000|11025|8000",
+        ),
+        _ => {}
+    }
+    let layout = match (option("channel_layout").or(option("ch_layout")), option("ac")) {
+        (Some(layout), _) => Some(layout.to_owned()),
+        (None, Some(count)) => channels_layout(count),
+        (None, None) => match encoder {
+            "libmp3lame" => Some("stereo|mono".to_owned()),
+            "ac3" | "eac3" => Some("5.1|5.1(side)|5.0|quad|3.0|stereo|mono".to_owned()),
+            _ => None,
+        },
+    };
+    if let Some(layout) = layout {
+        format.push_str(&format!(":channel_layouts={layout}"));
+    }
+    chain.push(format);
+    Ok(chain.join(","))
+}
+
+fn channels_layout(count: &str) -> Option<String> {
+    let layout = match count {
+        "1" => "mono",
+        "2" => "stereo",
+        "6" => "5.1",
+        "8" => "7.1",
+        _ => return None,
+    };
+    Some(layout.to_owned())
+}
+
+/// Muxer options that the worker knows to be harmless.
+const MUXER_OPTIONS: &[&str] = &[
+    "max_delay", "output_ts_offset", "live", "avoid_negative_ts", "fflags", "flags",
+    "ignore_readorder", "mpegts_flags", "mpegts_copyts", "individual_header_trailer",
+    "cluster_time_limit", "cluster_size_limit", "strict", "map_metadata", "map_chapters",
+    "flush_packets",
+];
+
+/// Most inputs, outputs and streams of one job.
+const MAX_PARTS: usize = 64;
 
 /// Says which codec, filter, option or packaging of a job this worker cannot do
 /// ([`plexbeam_api::Kind::Unsupported`], with the field), without opening its inputs.
-pub fn check(_spec: &JobSpec) -> Result<(), Problem> {
+pub fn check(spec: &JobSpec) -> Result<(), Problem> {
+    let invalid = |detail: String, field: &str| {
+        Err(Problem::new(Kind::InvalidArgument, detail).at(field.to_owned()))
+    };
+    if spec.api_version != API_VERSION {
+        return Err(Problem::new(
+            Kind::Unsupported,
+            format!(
+                "the job speaks contract version {}, this worker {API_VERSION}; update the older one",
+                spec.api_version
+            ),
+        )
+        .at("api_version"));
+    }
+    if spec.inputs.is_empty() || spec.outputs.is_empty() {
+        return invalid("a job needs an input and an output".to_owned(), "inputs");
+    }
+    let parts = spec.inputs.len()
+        + spec.graphs.len()
+        + spec.outputs.iter().map(|o| 1 + o.streams.len()).sum::<usize>();
+    if parts > MAX_PARTS {
+        return Err(Problem::new(
+            Kind::TooLarge,
+            format!("a job may have at most {MAX_PARTS} inputs, graphs and streams"),
+        ));
+    }
+    check_inputs(spec)?;
+    if spec.resume.is_some() {
+        return Err(Problem::new(Kind::Unsupported, "resuming another worker's job is not possible yet")
+            .at("resume"));
+    }
+    for (o, output) in spec.outputs.iter().enumerate() {
+        check_packaging(&output.packaging, &format!("outputs[{o}].packaging"))?;
+        for (key, _) in &output.muxer_options {
+            if !MUXER_OPTIONS.contains(&key.as_str()) {
+                return Err(Problem::new(Kind::Unsupported, format!("muxer option `{key}` is unknown"))
+                    .at(format!("outputs[{o}].muxer_options")));
+            }
+        }
+        if output.streams.is_empty() {
+            return invalid("an output needs a stream".to_owned(), &format!("outputs[{o}].streams"));
+        }
+        for (s, stream) in output.streams.iter().enumerate() {
+            let field = format!("outputs[{o}].streams[{s}]");
+            let line = match &stream.source {
+                Source::Stream { input, .. } => {
+                    if *input as usize >= spec.inputs.len() {
+                        return invalid(format!("there is no input {input}"), &field);
+                    }
+                    None
+                }
+                Source::Graph { label } => Some(graph::line(&spec.graphs, label)?),
+            };
+            check_codec(spec, &stream.codec, line.as_ref(), &field)?;
+        }
+    }
+    if spec.outputs.len() > 1 {
+        return Err(Problem::new(Kind::Unsupported, "a second output is not possible yet").at("outputs[1]"));
+    }
     Ok(())
+}
+
+fn check_inputs(spec: &JobSpec) -> Result<(), Problem> {
+    let mut inline = 0;
+    for (i, input) in spec.inputs.iter().enumerate() {
+        if input.locations.is_empty() {
+            return Err(Problem::new(Kind::InvalidArgument, "an input needs a location")
+                .at(format!("inputs[{i}].locations")));
+        }
+        if input.seek_us.is_some_and(|t| !(0..=i64::from(u32::MAX) * 1_000_000).contains(&t)) {
+            return Err(Problem::new(Kind::InvalidArgument, "the seek lies outside any title")
+                .at(format!("inputs[{i}].seek_us")));
+        }
+        for location in &input.locations {
+            if let Location::Inline { data, .. } = location {
+                inline += data.len();
+            }
+        }
+    }
+    if inline > MAX_INLINE_BYTES {
+        return Err(Problem::new(
+            Kind::TooLarge,
+            format!("side inputs carry {inline} bytes; at most {MAX_INLINE_BYTES} are taken"),
+        )
+        .at("inputs"));
+    }
+    Ok(())
+}
+
+fn check_codec(
+    spec: &JobSpec,
+    codec: &CodecSpec,
+    line: Option<&Line>,
+    field: &str,
+) -> Result<(), Problem> {
+    let CodecSpec::Encode { encoder: requested, options } = codec else {
+        return if line.is_some() {
+            Err(Problem::new(Kind::InvalidArgument, "a filtered stream cannot be copied").at(field))
+        } else {
+            Ok(())
+        };
+    };
+    let Some(plan) = encoder(requested) else {
+        return Err(Problem::new(Kind::Unsupported, format!("encoder `{requested}` is unknown")).at(field));
+    };
+    if !libav::has_encoder(plan.name) {
+        return Err(Problem::new(
+            Kind::Unsupported,
+            format!("encoder `{}` is missing in this worker's FFmpeg", plan.name),
+        )
+        .at(field));
+    }
+    encoder_options(requested, plan, options).map_err(|p| p.at(format!("{field}.codec.options")))?;
+    if let Some(line) = line {
+        if line.input as usize >= spec.inputs.len() {
+            return Err(Problem::new(Kind::InvalidArgument, format!("there is no input {}", line.input))
+                .at("graphs"));
+        }
+        match plan.media {
+            MediaKind::Video => drop(software_video(&line.filters, plan.name, 8)?),
+            MediaKind::Audio => drop(software_audio(&line.filters, plan.name, options)?),
+            _ => return Err(Problem::new(Kind::Unsupported, "filtered subtitles").at(field)),
+        }
+    }
+    Ok(())
+}
+
+fn check_packaging(packaging: &Packaging, field: &str) -> Result<(), Problem> {
+    let (seconds, tolerance) = match packaging {
+        Packaging::Dash { segment_seconds, tolerance_seconds, .. }
+        | Packaging::Segment { segment_seconds, tolerance_seconds, .. } => {
+            (*segment_seconds, *tolerance_seconds)
+        }
+        Packaging::Hls { segment_seconds, .. } => (*segment_seconds, 0.0),
+    };
+    if !(0.1..=3600.0).contains(&seconds) || !(0.0..=seconds).contains(&tolerance) {
+        return Err(Problem::new(
+            Kind::InvalidArgument,
+            "segments must be 0.1 to 3600 s long and the tolerance no longer than one",
+        )
+        .at(field));
+    }
+    match packaging {
+        Packaging::Segment {
+            container: Container::Ass | Container::Srt | Container::WebVtt, ..
+        } => Err(Problem::new(Kind::Unsupported, "subtitle segments are not possible yet").at(field)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filters(text: &str) -> Vec<Filter> {
+        graph::parse(text).unwrap().into_iter().flat_map(|c| c.filters).collect()
+    }
+
+    #[test]
+    fn a_line_for_a_device_becomes_one_for_software() {
+        let cuda = filters("[0:0]hwupload[0];[0]scale_cuda=w=3840:h=1606:format=p010[1]");
+        assert_eq!(
+            software_video(&cuda, "libx265", 10).unwrap(),
+            "scale=w=3840:h=1606,format=pix_fmts=yuv420p10le"
+        );
+        assert_eq!(
+            software_video(&cuda, "libx264", 10).unwrap(),
+            "scale=w=3840:h=1606,format=pix_fmts=yuv420p"
+        );
+    }
+
+    #[test]
+    fn filters_that_open_files_are_refused() {
+        for bad in ["movie=/etc/passwd", "subtitles=/x", "drawtext=textfile=/x", "sendcmd=f=/x"] {
+            let problem = software_video(&filters(bad), "libx264", 8).unwrap_err();
+            assert_eq!(problem.kind, Kind::Unsupported, "{bad}");
+        }
+        assert!(software_audio(&filters("amovie=/x"), "aac", &[]).is_err());
+    }
 }

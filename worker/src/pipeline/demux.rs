@@ -1,0 +1,374 @@
+//! Reading an input: seek, shift times onto the title's timeline, hand packets to their lanes.
+
+use super::{Outlet, Pacer, Ready, Shared, av, resolve::OpenInput, subtitle::SubtitleLane};
+use crate::libav::{MICROS, MediaType, NOPTS, Packet, Rational, rescale};
+use plexbeam_api::{Kind, Problem, segment::MediaKind};
+use std::sync::{atomic::Ordering, mpsc::SyncSender};
+
+/// Where the packets of one stream go.
+pub(super) enum Target {
+    Video(SyncSender<Packet>),
+    Audio(SyncSender<Packet>),
+    Copy(Box<CopyLane>),
+    Subtitle(Box<SubtitleLane>),
+    Attachment { outlet: Outlet, ready: Box<Ready> },
+}
+
+/// A stream of this input and its target.
+pub(super) struct Route {
+    pub(super) index: usize,
+    pub(super) to: Target,
+}
+
+/// How much earlier than the start audio is read: an encoder wants two frames before its first
+/// wanted one, and packets are cut by decoding time, which lies before the presentation time by the
+/// video encoder's delay.
+pub(super) const AUDIO_LEAD_US: i64 = 500_000;
+
+/// Damaged packets in a row that are passed over.
+const MAX_DAMAGED: u32 = 200;
+
+/// A stream whose packets pass unchanged.
+pub(super) struct CopyLane {
+    outlet: Outlet,
+    ready: Option<Ready>,
+    media: MediaKind,
+    before_start: bool,
+    time_base: Rational,
+    /// Length of a packet where the container does not tell, in ticks.
+    usual_duration: i64,
+    /// Reordering delay in ticks.
+    delay: i64,
+    last_dts: i64,
+    started: bool,
+    pacer: Pacer,
+}
+
+impl CopyLane {
+    pub(super) fn new(outlet: Outlet, ready: Ready, before_start: bool) -> Self {
+        let seconds = match ready.media {
+            MediaKind::Video if ready.frame_rate.num > 0 => {
+                f64::from(ready.frame_rate.den) / f64::from(ready.frame_rate.num)
+            }
+            MediaKind::Audio if ready.params.sample_rate() > 0 => {
+                f64::from(ready.params.frame_size()) / f64::from(ready.params.sample_rate())
+            }
+            _ => 0.0,
+        };
+        let tick = f64::from(ready.time_base.num) / f64::from(ready.time_base.den);
+        let usual_duration = (seconds / tick).round() as i64;
+        CopyLane {
+            outlet,
+            media: ready.media,
+            before_start,
+            time_base: ready.time_base,
+            usual_duration,
+            delay: i64::from(ready.params.video_delay()) * usual_duration,
+            last_dts: NOPTS,
+            started: false,
+            ready: Some(ready),
+            pacer: Pacer::new(),
+        }
+    }
+
+    /// Mends missing and backward times, as a muxer needs them. False when the job is over.
+    fn packet(&mut self, mut packet: Packet, from_us: i64, shared: &Shared) -> bool {
+        if self.media == MediaKind::Video && !self.started {
+            let early = rescale(packet.pts(), self.time_base, MICROS) < from_us;
+            if !packet.is_key() || (early && !self.before_start) {
+                return true;
+            }
+        }
+        self.started = true;
+        let (mut pts, mut dts) = (packet.pts(), packet.dts());
+        if packet.duration() <= 0 {
+            packet.set_duration(self.usual_duration);
+        }
+        if dts == NOPTS {
+            dts = match (self.last_dts, pts) {
+                (NOPTS, NOPTS) => 0,
+                (NOPTS, pts) => pts - self.delay,
+                (last, _) => last + packet.duration().max(1),
+            };
+        }
+        if pts == NOPTS {
+            pts = dts;
+        }
+        if self.last_dts != NOPTS && dts <= self.last_dts && self.media != MediaKind::Subtitle {
+            dts = self.last_dts + 1;
+        }
+        pts = pts.max(dts);
+        self.last_dts = dts;
+        packet.set_times(pts, dts);
+        if self.media == MediaKind::Video {
+            let tick = f64::from(self.time_base.num) / f64::from(self.time_base.den);
+            self.pacer.pace(shared, packet.duration() as f64 * tick);
+        }
+        let cut = packet.is_key();
+        self.outlet.packet(packet, cut)
+    }
+}
+
+/// Reads an input to its end.
+pub(super) fn run(mut open: OpenInput, mut routes: Vec<Route>, shared: &Shared) -> Result<(), Problem> {
+    for route in &mut routes {
+        let alive = match &mut route.to {
+            Target::Copy(lane) => lane.ready.take().is_none_or(|ready| lane.outlet.ready(ready)),
+            Target::Subtitle(lane) => lane.announce()?,
+            Target::Video(_) | Target::Audio(_) | Target::Attachment { .. } => true,
+        };
+        if !alive {
+            return Ok(());
+        }
+    }
+    let mut kept = Vec::new();
+    for route in routes {
+        match route.to {
+            Target::Attachment { outlet, ready } => {
+                if !(outlet.ready(*ready) && outlet.end()) {
+                    return Ok(());
+                }
+            }
+            to => kept.push(Route { index: route.index, to }),
+        }
+    }
+    let mut routes = kept;
+    if routes.is_empty() {
+        return Ok(());
+    }
+    let video_from = match open.seek_us {
+        Some(time) if !open.inline => seek(&mut open, &routes, time, shared)?,
+        _ => None,
+    };
+    let from_us = open.seek_us.map_or(i64::MIN, |t| t - open.shift_us);
+    let end_us = read_all(&mut open, &mut routes, video_from, from_us, shared)?;
+    if shared.is_over() {
+        return Ok(());
+    }
+    check_end(&open, &routes, end_us)?;
+    for route in routes {
+        let alive = match route.to {
+            Target::Copy(lane) => lane.outlet.end(),
+            Target::Subtitle(lane) => lane.end(),
+            // Decoders see the end of their queue when the sender is dropped here.
+            Target::Video(_) | Target::Audio(_) | Target::Attachment { .. } => true,
+        };
+        if !alive {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The video key at which a stream starts, in its own unshifted times.
+struct VideoFrom {
+    index: usize,
+    pts: i64,
+}
+
+/// Goes to the last video key frame at or before `time` (container time, microseconds), and with
+/// audio routes as much earlier as they need.
+fn seek(
+    open: &mut OpenInput,
+    routes: &[Route],
+    time: i64,
+    shared: &Shared,
+) -> Result<Option<VideoFrom>, Problem> {
+    let failed = |name: &str, why: String| {
+        Problem::new(Kind::BadInput, format!("input {name}: seek to {:.3} s: {why}", time as f64 / 1e6))
+    };
+    let name = open.name.clone();
+    let input = &mut open.input;
+    let is_video = |r: &&Route| {
+        input.streams[r.index].params.media_type() == MediaType::AVMEDIA_TYPE_VIDEO
+            && !input.streams[r.index].is_attached_picture()
+    };
+    let Some(video) = routes.iter().find(is_video).map(|r| r.index) else {
+        let index = routes[0].index;
+        let target = rescale(time - AUDIO_LEAD_US, MICROS, input.streams[index].time_base);
+        input.seek(index, target).map_err(|e| failed(&name, e.to_string()))?;
+        return Ok(None);
+    };
+    let base = input.streams[video].time_base;
+    let target = rescale(time, MICROS, base);
+    // Containers without an index may land behind the time asked for: then look further back.
+    let mut found = None;
+    for back_us in [0, 3_000_000, 15_000_000, 60_000_000, time] {
+        let at = rescale((time - back_us).max(0), MICROS, base);
+        if input.seek(video, at).is_err() {
+            continue;
+        }
+        found = last_key(input, video, target, shared).map_err(|e| failed(&name, av(&e).detail))?;
+        if found.is_some() || back_us >= time {
+            break;
+        }
+    }
+    let Some(key) = found else {
+        return Err(failed(&name, "the video has no key frame before that time".to_owned()));
+    };
+    // The audio lead counts from where the video really starts only when it is copied from there;
+    // starting earlier costs packets that are read and dropped, no decoding.
+    let key_us = rescale(key, base, MICROS);
+    let back = rescale(key_us.min(time) - AUDIO_LEAD_US, MICROS, base);
+    let wants_audio = routes.len() > 1;
+    let at = if wants_audio { back } else { key };
+    let again = input.seek(video, at).or_else(|_| input.seek(video, key));
+    again.map_err(|e| failed(&name, e.to_string()))?;
+    Ok(Some(VideoFrom { index: video, pts: key }))
+}
+
+/// Reads on to the last key of a stream at or before `target`; `None` when the first is later.
+fn last_key(
+    input: &mut crate::libav::Input,
+    video: usize,
+    target: i64,
+    shared: &Shared,
+) -> Result<Option<i64>, crate::libav::AvError> {
+    let base = input.streams[video].time_base;
+    let indexed = !input.format().starts_with("mpeg");
+    let second = rescale(1_000_000, MICROS, base);
+    let mut key = None;
+    while let Some(packet) = input.read()? {
+        if shared.is_over() {
+            break;
+        }
+        if packet.stream() != video {
+            continue;
+        }
+        let time = if packet.pts() == NOPTS { packet.dts() } else { packet.pts() };
+        if time == NOPTS {
+            continue;
+        }
+        if packet.is_key() && time <= target {
+            key = Some(time);
+            if indexed {
+                break;
+            }
+        }
+        // Pictures are reordered by less than a second.
+        if time > target + second {
+            break;
+        }
+    }
+    Ok(key)
+}
+
+/// Hands out all packets; gives the end of the last one, microseconds after the shift.
+fn read_all(
+    open: &mut OpenInput,
+    routes: &mut [Route],
+    mut video_from: Option<VideoFrom>,
+    from_us: i64,
+    shared: &Shared,
+) -> Result<i64, Problem> {
+    let mut end_us = i64::MIN;
+    let mut damaged = 0;
+    while shared.pass() {
+        let mut packet = match open.input.read() {
+            Ok(Some(packet)) => packet,
+            Ok(None) => break,
+            Err(error) if error.is_interrupted() => break,
+            Err(error) if error.is_invalid_data() && damaged < MAX_DAMAGED => {
+                damaged += 1;
+                continue;
+            }
+            Err(error) => {
+                let why = open.input.take_io_error().map_or(error.to_string(), |e| e.to_string());
+                return Err(Problem::new(Kind::BadInput, format!("input {}: {why}", open.name)));
+            }
+        };
+        damaged = 0;
+        let index = packet.stream();
+        let Some(stream) = open.input.streams.get(index) else { continue };
+        let base = stream.time_base;
+        if let Some(from) = &video_from
+            && from.index == index
+        {
+            // A decoder or a copy starts at the key found, not in the group before it.
+            if !(packet.is_key() && packet.pts() != NOPTS && packet.pts() >= from.pts) {
+                continue;
+            }
+            video_from = None;
+        }
+        let shift = rescale(open.shift_us, MICROS, base);
+        let moved = |time: i64| if time == NOPTS { NOPTS } else { time - shift };
+        packet.set_times(moved(packet.pts()), moved(packet.dts()));
+        let time = if packet.pts() == NOPTS { packet.dts() } else { packet.pts() };
+        if time != NOPTS {
+            end_us = end_us.max(rescale(time + packet.duration(), base, MICROS));
+        }
+        if !deliver(routes, index, packet, from_us, shared)? {
+            break;
+        }
+    }
+    // What the source itself could not read looks like an end of file to some demuxers.
+    if let Some(error) = open.input.take_io_error()
+        && !shared.is_over()
+    {
+        return Err(Problem::new(Kind::BadInput, format!("input {}: {error}", open.name)));
+    }
+    Ok(end_us)
+}
+
+/// False when nobody takes packets any more.
+fn deliver(
+    routes: &mut [Route],
+    index: usize,
+    packet: Packet,
+    from_us: i64,
+    shared: &Shared,
+) -> Result<bool, Problem> {
+    let mut packet = Some(packet);
+    let last = routes.iter().rposition(|r| r.index == index);
+    for (at, route) in routes.iter_mut().enumerate().filter(|(_, r)| r.index == index) {
+        let own = if Some(at) == last {
+            packet.take()
+        } else {
+            packet.as_ref().map(Packet::share).transpose().map_err(|e| av(&e))?
+        };
+        let Some(own) = own else { break };
+        let alive = match &mut route.to {
+            Target::Video(queue) => {
+                shared.vdec_packets.fetch_add(1, Ordering::Relaxed);
+                queue.send(own).is_ok()
+            }
+            Target::Audio(queue) => queue.send(own).is_ok(),
+            Target::Copy(lane) => lane.packet(own, from_us, shared),
+            Target::Subtitle(lane) => lane.packet(&own, from_us, shared),
+            Target::Attachment { .. } => true,
+        };
+        if !alive {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// An input that ends long before its streams say is cut off: no silent short film.
+fn check_end(open: &OpenInput, routes: &[Route], end_us: i64) -> Result<(), Problem> {
+    if open.inline {
+        return Ok(());
+    }
+    let streams = &open.input.streams;
+    let own = routes.iter().filter_map(|r| streams[r.index].duration_us).max();
+    let (expected, slack) = match (own, open.input.duration_us()) {
+        (Some(own), _) => (own, (own / 50).max(3_000_000)),
+        // Another stream, which is not read here, may be the longest.
+        (None, Some(all)) => (all, (all / 20).max(10_000_000)),
+        (None, None) => return Ok(()),
+    };
+    let end_us = if end_us == i64::MIN { 0 } else { end_us };
+    let end_in_title = end_us + open.shift_us - open.input.start_us();
+    if end_in_title + slack < expected {
+        return Err(Problem::new(
+            Kind::BadInput,
+            format!(
+                "input {} ends at {:.1} s although it says {:.1} s: it is cut off or damaged",
+                open.name,
+                end_in_title as f64 / 1e6,
+                expected as f64 / 1e6
+            ),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! Encoding video on the title's frame grid: duplicates and drops, forced keys, headers in-band.
+
+use super::{
+    Outlet, Pacer, Ready, Shared, av,
+    resolve::{Facts, VideoWork},
+    timeline::{FrameGrid, KeyTimes},
+    video::Picture,
+};
+use crate::libav::{
+    BitstreamFilter, Encoder, Frame, MICROS, NOPTS, Rational, Received, VideoSettings, rescale,
+};
+use plexbeam_api::{Kind, Problem, job::FramePolicy, segment::MediaKind};
+use std::{collections::VecDeque, sync::mpsc::Receiver};
+
+/// Longest gap between two pictures that is filled; a larger one is damage in the input.
+const MAX_GAP_SECONDS: i64 = 3600;
+
+/// Encodes until the pictures end.
+pub(super) fn run(
+    work: &VideoWork,
+    facts: &Facts,
+    metadata: &[(String, String)],
+    pictures: &Receiver<Picture>,
+    outlet: &Outlet,
+    shared: &Shared,
+) -> Result<(), Problem> {
+    let Ok(first) = pictures.recv() else {
+        return if shared.is_over() {
+            Ok(())
+        } else {
+            Err(Problem::new(Kind::BadInput, "no picture of the video could be decoded"))
+        };
+    };
+    let mut stage = Stage::open(work, facts, metadata, &first, outlet, shared)?;
+    let mut next = Some(first);
+    while let Some(picture) = next {
+        if !shared.pass() || !stage.picture(&picture)? {
+            return Ok(());
+        }
+        next = pictures.recv().ok();
+    }
+    if shared.is_over() {
+        return Ok(());
+    }
+    stage.finish()
+}
+
+struct Stage<'a> {
+    work: &'a VideoWork,
+    outlet: &'a Outlet,
+    shared: &'a Shared,
+    facts: &'a Facts,
+    encoder: Encoder,
+    headers: Option<BitstreamFilter>,
+    grid: FrameGrid,
+    constant: bool,
+    time_base: Rational,
+    frame_duration: i64,
+    /// First frame number wanted; pictures before it only fill a gap at the start.
+    first: i64,
+    last: Option<(i64, Frame)>,
+    /// Key number of the last forced key, off the grid.
+    last_key: i64,
+    /// Times of frames at which a segment may end, in encoder order.
+    cuts: VecDeque<i64>,
+    pacer: Pacer,
+}
+
+impl<'a> Stage<'a> {
+    fn open(
+        work: &'a VideoWork,
+        facts: &'a Facts,
+        metadata: &[(String, String)],
+        first: &Picture,
+        outlet: &'a Outlet,
+        shared: &'a Shared,
+    ) -> Result<Self, Problem> {
+        let constant =
+            matches!(facts.time.frames, FramePolicy::CfrFromZero | FramePolicy::CfrFromFirst);
+        let rate = match first.frame_rate {
+            rate if rate.num > 0 && rate.den > 0 => rate,
+            _ => Rational { num: 25, den: 1 },
+        };
+        let grid = FrameGrid::new(rate);
+        let time_base = if constant { grid.time_base() } else { first.time_base };
+        let settings = VideoSettings {
+            time_base,
+            frame_rate: rate,
+            global_header: work.global_header,
+            threads: 0,
+        };
+        let mut options = work.options.clone();
+        if work.encoder == "libx264" && !constant {
+            // Without a constant rate the encoder must not assume one.
+            options.push(("x264-params".to_owned(), "force-cfr=0".to_owned()));
+        }
+        let (encoder, unknown) =
+            Encoder::open_video(work.encoder, &first.frame, settings, &options)
+                .map_err(|e| av(&e))?;
+        for (key, _) in unknown {
+            shared.note(format!("{} does not know the option `{key}`", work.encoder));
+        }
+        let params = encoder.params().map_err(|e| av(&e))?;
+        let headers = if work.global_header {
+            Some(BitstreamFilter::repeat_headers(&params, time_base).map_err(|e| av(&e))?)
+        } else {
+            None
+        };
+        outlet.ready(Ready {
+            media: MediaKind::Video,
+            params,
+            time_base,
+            frame_rate: rate,
+            encoded: true,
+            metadata: metadata.to_vec(),
+        });
+        let frame_duration = if constant {
+            1
+        } else {
+            rescale(1, Rational { num: rate.den, den: rate.num }, time_base).max(1)
+        };
+        let first = if constant {
+            grid.first_at(facts.from_us)
+        } else {
+            rescale(facts.from_us, MICROS, time_base)
+        };
+        Ok(Stage {
+            work,
+            outlet,
+            shared,
+            facts,
+            encoder,
+            headers,
+            grid,
+            constant,
+            time_base,
+            frame_duration,
+            first,
+            last: None,
+            last_key: i64::MIN,
+            cuts: VecDeque::new(),
+            pacer: Pacer::new(),
+        })
+    }
+
+    /// Places one picture. False when the job is over.
+    fn picture(&mut self, picture: &Picture) -> Result<bool, Problem> {
+        let pts = picture.frame.pts();
+        if pts == NOPTS {
+            return Ok(true);
+        }
+        if !self.constant {
+            let at = rescale(pts, picture.time_base, self.time_base);
+            let late = self.last.as_ref().is_none_or(|(last, _)| at > *last);
+            if at < self.first || (!late && self.facts.time.frames == FramePolicy::Vfr) {
+                return Ok(true);
+            }
+            // Encoders refuse equal times also where the job lets them through.
+            let at = self.last.as_ref().map_or(at, |(last, _)| at.max(last + 1));
+            return self.emit(at, &picture.frame);
+        }
+        let n = self.grid.nearest(pts, picture.time_base);
+        let (expected, fill) = match &self.last {
+            Some((last, frame)) => (last + 1, Some(frame.share().map_err(|e| av(&e))?)),
+            None => (self.first, None),
+        };
+        if n < expected {
+            // Shown only if nothing comes in its place.
+            if self.last.is_none() {
+                self.last = Some((self.first - 1, picture.frame.share().map_err(|e| av(&e))?));
+            }
+            return Ok(true);
+        }
+        let time_base = self.grid.time_base();
+        let gap = i64::from(time_base.den) * MAX_GAP_SECONDS / i64::from(time_base.num).max(1);
+        let fill = match fill {
+            Some(frame) => Some(frame),
+            None if self.facts.time.frames == FramePolicy::CfrFromZero => {
+                Some(picture.frame.share().map_err(|e| av(&e))?)
+            }
+            None => None,
+        };
+        if let Some(fill) = fill {
+            if n - expected > gap {
+                return Err(Problem::new(
+                    Kind::BadInput,
+                    format!("the video's time jumps by more than {MAX_GAP_SECONDS} s"),
+                ));
+            }
+            for missing in expected..n {
+                if !self.shared.pass() || !self.emit(missing, &fill)? {
+                    return Ok(false);
+                }
+            }
+        }
+        self.emit(n, &picture.frame)
+    }
+
+    fn is_key(&mut self, at: i64) -> bool {
+        let Some(keys) = &self.work.keys else { return false };
+        if self.constant {
+            return keys.is_key(&self.grid, at);
+        }
+        let number = match keys {
+            KeyTimes::Every(_) | KeyTimes::At(_) => {
+                keys.count_until(rescale(at, self.time_base, MICROS))
+            }
+        };
+        let key = number > self.last_key;
+        self.last_key = number;
+        key
+    }
+
+    fn emit(&mut self, at: i64, frame: &Frame) -> Result<bool, Problem> {
+        let mut own = frame.share().map_err(|e| av(&e))?;
+        let key = self.is_key(at);
+        own.set_pts(at);
+        own.set_key(key);
+        if key {
+            self.cuts.push_back(at);
+        }
+        self.last = Some((at, frame.share().map_err(|e| av(&e))?));
+        let seconds = f64::from(self.time_base.num) / f64::from(self.time_base.den);
+        self.pacer.pace(self.shared, self.frame_duration as f64 * seconds);
+        while !self.encoder.send(Some(&own)).map_err(|e| av(&e))? {
+            if !self.drain()? {
+                return Ok(false);
+            }
+        }
+        self.drain()
+    }
+
+    fn drain(&mut self) -> Result<bool, Problem> {
+        while let Received::Item(mut packet) = self.encoder.receive().map_err(|e| av(&e))? {
+            if packet.duration() <= 0 {
+                packet.set_duration(self.frame_duration);
+            }
+            let cut = match &self.work.keys {
+                // A key that was not forced, as at a scene change, never ends a segment.
+                Some(_) => {
+                    while self.cuts.front().is_some_and(|t| *t < packet.pts() && packet.is_key()) {
+                        self.cuts.pop_front();
+                    }
+                    packet.is_key() && self.cuts.front() == Some(&packet.pts())
+                }
+                None => packet.is_key(),
+            };
+            if let Some(headers) = &mut self.headers {
+                packet = headers.pass(packet).map_err(|e| av(&e))?;
+            }
+            if !self.outlet.packet(packet, cut) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self) -> Result<(), Problem> {
+        self.encoder.send(None).map_err(|e| av(&e))?;
+        if self.drain()? {
+            self.outlet.end();
+        }
+        Ok(())
+    }
+}

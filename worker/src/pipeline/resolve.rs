@@ -1,0 +1,419 @@
+//! From a job's words to open inputs and certain streams.
+
+use super::{Outlet, Ready, Shared, av, demux::Target, spawn, timeline::KeyTimes};
+use crate::{
+    input::{self, InputPolicy},
+    libav::{Input, MediaType, OpenOptions, Rational, StreamInfo, parse_frame_rate},
+    plan::{self, graph},
+};
+use plexbeam_api::{
+    JobSpec, Kind, Problem,
+    job::{CodecSpec, Container, InputSpec, Packaging, Source, StreamSelector, StreamSpec, TimePolicy},
+    segment::MediaKind,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::sync_channel,
+    },
+    thread::Scope,
+    time::{Duration, Instant},
+};
+
+/// Containers that may be read. Playlists and scripts are not among them (P8).
+const FORMATS: &[&str] = &[
+    "matroska", "webm", "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "mpegts", "mpeg", "avi", "flv",
+    "asf", "ogg", "wav", "flac", "mp3", "aac", "ac3", "eac3", "dts", "truehd", "rm", "nut", "mxf",
+    "ivf", "srt", "ass", "webvtt", "vobsub", "wtv", "dv",
+];
+/// Longest time that opening and probing one input may take.
+const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// An input that was opened and probed.
+pub(super) struct OpenInput {
+    pub(super) input: Input,
+    /// For messages.
+    pub(super) name: String,
+    /// Carried with the job.
+    pub(super) inline: bool,
+    /// Subtracted from every packet's times.
+    pub(super) shift_us: i64,
+    /// Where to start, in the container's own times.
+    pub(super) seek_us: Option<i64>,
+}
+
+/// What holds for the whole job.
+pub(super) struct Facts {
+    /// Start of the job on the output's timeline, microseconds.
+    pub(super) from_us: i64,
+    /// The job starts inside the title.
+    pub(super) is_seek: bool,
+    /// Length of the title.
+    pub(super) duration_us: Option<i64>,
+    /// Demuxer of the first input.
+    pub(super) format: String,
+    /// Streams of all inputs, for [`plexbeam_api::Event::Probed`].
+    pub(super) streams: Vec<plexbeam_api::event::InputStream>,
+    /// As the job says.
+    pub(super) time: TimePolicy,
+}
+
+/// One output with its streams found.
+pub(super) struct OutputPlan {
+    pub(super) packaging: Packaging,
+    pub(super) muxer_options: Vec<(String, String)>,
+    pub(super) streams: Vec<StreamPlan>,
+}
+
+/// One stream of an output.
+pub(super) struct StreamPlan {
+    pub(super) input: usize,
+    pub(super) index: usize,
+    pub(super) work: Work,
+    pub(super) metadata: Vec<(String, String)>,
+}
+
+/// What is done to a stream.
+pub(super) enum Work {
+    Copy { before_start: bool },
+    Video(VideoWork),
+    Audio(AudioWork),
+    Subtitle { encoder: &'static str },
+    Attachment,
+}
+
+/// How a video stream is encoded.
+#[derive(Clone)]
+pub(super) struct VideoWork {
+    /// Filter text for libav.
+    pub(super) chain: String,
+    pub(super) encoder: &'static str,
+    pub(super) options: Vec<(String, String)>,
+    pub(super) keys: Option<KeyTimes>,
+    pub(super) rate: Option<Rational>,
+    pub(super) global_header: bool,
+}
+
+/// How an audio stream is encoded.
+#[derive(Clone)]
+pub(super) struct AudioWork {
+    /// Filter text for libav.
+    pub(super) chain: String,
+    pub(super) encoder: &'static str,
+    pub(super) options: Vec<(String, String)>,
+    pub(super) global_header: bool,
+}
+
+/// Everything found.
+pub(super) struct Resolved {
+    pub(super) inputs: Vec<OpenInput>,
+    pub(super) outputs: Vec<OutputPlan>,
+    pub(super) facts: Facts,
+}
+
+/// Opens the inputs and finds the streams.
+pub(super) fn resolve(
+    spec: &JobSpec,
+    policy: &InputPolicy,
+    control: &Arc<super::Control>,
+) -> Result<Resolved, Problem> {
+    let mut inputs = Vec::new();
+    for input in &spec.inputs {
+        inputs.push(open(input, spec.time, policy, control)?);
+    }
+    let first = &inputs[0];
+    let facts = Facts {
+        from_us: if spec.time.copyts {
+            spec.inputs[0].seek_us.unwrap_or(0)
+                + if spec.time.start_at_zero { 0 } else { first.input.start_us() }
+        } else {
+            0
+        },
+        is_seek: spec.inputs[0].seek_us.is_some_and(|t| t > 0),
+        duration_us: first.input.duration_us(),
+        format: first.input.format(),
+        streams: inputs
+            .iter()
+            .enumerate()
+            .flat_map(|(i, input)| {
+                input.input.streams.iter().map(move |s| super::describe::input_stream(i as u32, s))
+            })
+            .collect(),
+        time: spec.time,
+    };
+    let mut outputs = Vec::new();
+    for (o, output) in spec.outputs.iter().enumerate() {
+        let global_header = match &output.packaging {
+            Packaging::Dash { .. } => true,
+            Packaging::Segment { container, .. } => *container == Container::Matroska,
+            Packaging::Hls { .. } => false,
+        };
+        let mut streams = Vec::new();
+        for (s, stream) in output.streams.iter().enumerate() {
+            let field = format!("outputs[{o}].streams[{s}]");
+            let found = find(spec, stream, &inputs, global_header).map_err(|p| match p.field {
+                Some(_) => p,
+                None => p.at(field),
+            })?;
+            streams.extend(found);
+        }
+        if streams.is_empty() {
+            return Err(Problem::new(Kind::BadInput, "the input has none of the streams asked for"));
+        }
+        let muxer_options = output.muxer_options.clone();
+        outputs.push(OutputPlan { packaging: output.packaging.clone(), muxer_options, streams });
+    }
+    for (i, input) in inputs.iter_mut().enumerate() {
+        let used = |index: usize| {
+            outputs.iter().flat_map(|o| &o.streams).any(|s| s.input == i && s.index == index)
+        };
+        input.input.discard_except(used);
+    }
+    Ok(Resolved { inputs, outputs, facts })
+}
+
+fn open(
+    spec: &InputSpec,
+    time: TimePolicy,
+    policy: &InputPolicy,
+    control: &Arc<super::Control>,
+) -> Result<OpenInput, Problem> {
+    let cancelled = {
+        let control = Arc::clone(control);
+        Arc::new(move || control.is_cancelled())
+    };
+    let opened = input::open(&spec.locations, policy, &(cancelled as input::Cancelled))?;
+    let name = opened.name;
+    let options = OpenOptions {
+        name: name.clone(),
+        formats: FORMATS,
+        probe_size: spec.probe_size,
+        analyze_duration_us: spec.analyze_duration_us,
+    };
+    // The deadline holds for opening only; afterwards reading may take as long as the film.
+    let opening = Arc::new(AtomicBool::new(true));
+    let deadline = Instant::now() + OPEN_DEADLINE;
+    let interrupt = {
+        let (control, opening) = (Arc::clone(control), Arc::clone(&opening));
+        Arc::new(move || {
+            control.is_cancelled()
+                || (opening.load(Ordering::Relaxed) && Instant::now() >= deadline)
+        })
+    };
+    let result = Input::open(opened.source, &options, interrupt);
+    opening.store(false, Ordering::Relaxed);
+    let input = result.map_err(|error| {
+        let why = if error.is_interrupted() {
+            format!("not readable within {} s", OPEN_DEADLINE.as_secs())
+        } else if error.is_invalid_data() {
+            "no media file that this worker reads, or damaged".to_owned()
+        } else {
+            error.to_string()
+        };
+        Problem::new(Kind::BadInput, format!("input {name}: {why}"))
+    })?;
+    let start = if opened.inline { 0 } else { input.start_us() };
+    let seek = spec.seek_us.filter(|t| *t > 0);
+    let shift_us = match (time.copyts, time.start_at_zero) {
+        (true, false) => 0,
+        (true, true) => start,
+        (false, _) => start + seek.unwrap_or(0),
+    };
+    let seek_us = seek.map(|t| t + start);
+    Ok(OpenInput { input, name, inline: opened.inline, shift_us, seek_us })
+}
+
+/// Positions of the streams that a selector means.
+fn select(streams: &[StreamInfo], selector: &StreamSelector) -> Vec<usize> {
+    match selector {
+        StreamSelector::Index { index } => {
+            streams.iter().filter(|s| s.index == *index as usize).map(|s| s.index).collect()
+        }
+        StreamSelector::Id { id } => {
+            // Matroska's demuxer leaves the ids unset: then the position is meant (PROTOCOL 3).
+            let has_ids = streams.iter().any(|s| s.id != 0);
+            let matches = |s: &&StreamInfo| {
+                if has_ids { s.id == *id } else { s.index == *id as usize }
+            };
+            streams.iter().filter(matches).map(|s| s.index).collect()
+        }
+        StreamSelector::Kind { media, nth } => {
+            let of_kind = streams
+                .iter()
+                .filter(|s| super::describe::media_kind(s.params.media_type()) == *media)
+                .filter(|s| *media != MediaKind::Video || !s.is_attached_picture())
+                .map(|s| s.index);
+            match nth {
+                Some(nth) => of_kind.skip(*nth as usize).take(1).collect(),
+                None => of_kind.collect(),
+            }
+        }
+    }
+}
+
+fn find(
+    spec: &JobSpec,
+    stream: &StreamSpec,
+    inputs: &[OpenInput],
+    global_header: bool,
+) -> Result<Vec<StreamPlan>, Problem> {
+    let (input, selector, filters, optional) = match &stream.source {
+        Source::Stream { input, select, optional } => (*input, select.clone(), Vec::new(), *optional),
+        Source::Graph { label } => {
+            let line = graph::line(&spec.graphs, label)?;
+            (line.input, line.select, line.filters, false)
+        }
+    };
+    let input = input as usize;
+    let streams = &inputs
+        .get(input)
+        .ok_or_else(|| Problem::new(Kind::InvalidArgument, format!("there is no input {input}")))?
+        .input
+        .streams;
+    let found = select(streams, &selector);
+    if found.is_empty() && !optional {
+        return Err(Problem::new(
+            Kind::BadInput,
+            format!("input {} has no stream {selector:?}", inputs[input].name),
+        ));
+    }
+    let mut plans = Vec::new();
+    for index in found {
+        let info = &streams[index];
+        let work = work(stream, info, &filters, global_header)?;
+        let mut metadata = stream.metadata.clone();
+        if matches!(work, Work::Attachment) {
+            // A font without its name and type is of no use.
+            metadata.extend(info.metadata.iter().cloned());
+        }
+        plans.push(StreamPlan { input, index, work, metadata });
+    }
+    Ok(plans)
+}
+
+fn work(
+    stream: &StreamSpec,
+    info: &StreamInfo,
+    filters: &[graph::Filter],
+    global_header: bool,
+) -> Result<Work, Problem> {
+    let CodecSpec::Encode { encoder, options } = &stream.codec else {
+        if info.params.media_type() == MediaType::AVMEDIA_TYPE_ATTACHMENT {
+            return Ok(Work::Attachment);
+        }
+        let before_start = matches!(stream.codec, CodecSpec::Copy { before_start: true });
+        return Ok(Work::Copy { before_start });
+    };
+    let plan = plan::encoder(encoder).ok_or_else(|| {
+        Problem::new(Kind::Unsupported, format!("encoder `{encoder}` is unknown"))
+    })?;
+    let is = super::describe::media_kind(info.params.media_type());
+    if is != plan.media {
+        return Err(Problem::new(
+            Kind::BadInput,
+            format!("stream {} is {is:?} and cannot be encoded by {encoder}", info.index),
+        ));
+    }
+    let own = plan::encoder_options(encoder, plan, options)?;
+    Ok(match plan.media {
+        MediaKind::Video => Work::Video(VideoWork {
+            chain: plan::software_video(filters, plan.name, info.params.bit_depth())?,
+            encoder: plan.name,
+            options: own,
+            keys: stream.forced_keys.as_ref().and_then(KeyTimes::new),
+            rate: match &stream.frame_rate {
+                None => None,
+                Some(text) => Some(parse_frame_rate(text).ok_or_else(|| {
+                    Problem::new(Kind::InvalidArgument, format!("frame rate `{text}`"))
+                })?),
+            },
+            global_header,
+        }),
+        MediaKind::Audio => Work::Audio(AudioWork {
+            chain: plan::software_audio(filters, plan.name, options)?,
+            encoder: plan.name,
+            options: own,
+            global_header,
+        }),
+        _ => Work::Subtitle { encoder: plan.name },
+    })
+}
+
+/// Packets that wait for a video decoder.
+const VIDEO_QUEUE: usize = 64;
+/// Packets that wait for an audio decoder; small ones, and a late start reads many at once.
+const AUDIO_QUEUE: usize = 1024;
+
+impl StreamPlan {
+    /// Starts the threads of this stream and says where its packets go.
+    pub(super) fn start<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        shared: &'scope Shared,
+        source: &StreamInfo,
+        facts: &'scope Facts,
+        outlet: Outlet,
+    ) -> Result<Target, Problem> {
+        let params = source.params.duplicate().map_err(|e| av(&e))?;
+        let time_base = source.time_base;
+        let ready = |params| Ready {
+            media: super::describe::media_kind(source.params.media_type()),
+            params,
+            time_base,
+            frame_rate: source.frame_rate,
+            encoded: false,
+            metadata: self.metadata.clone(),
+        };
+        match &self.work {
+            Work::Copy { before_start } => {
+                let lane = super::demux::CopyLane::new(outlet, ready(params), *before_start);
+                Ok(Target::Copy(Box::new(lane)))
+            }
+            Work::Attachment => Ok(Target::Attachment { outlet, ready: Box::new(ready(params)) }),
+            Work::Subtitle { encoder } => {
+                let converter = super::subtitle::SubtitleLane::new(
+                    outlet,
+                    &params,
+                    time_base,
+                    encoder,
+                    self.metadata.clone(),
+                )?;
+                Ok(Target::Subtitle(Box::new(converter)))
+            }
+            Work::Video(work) => {
+                let (sender, packets) = sync_channel(VIDEO_QUEUE);
+                let source = super::video::Source {
+                    params,
+                    time_base,
+                    frame_rate: source.frame_rate,
+                };
+                let (frames_in, frames) = sync_channel(super::video::FRAME_QUEUE);
+                let rate = work.rate;
+                spawn(scope, shared, "decode", move || {
+                    super::video::run(&source, &work.chain, rate, facts, &packets, &frames_in, shared)
+                });
+                spawn(scope, shared, "encode", move || {
+                    super::encode::run(work, facts, &self.metadata, &frames, &outlet, shared)
+                });
+                Ok(Target::Video(sender))
+            }
+            Work::Audio(work) => {
+                let (sender, packets) = sync_channel(AUDIO_QUEUE);
+                spawn(scope, shared, "audio", move || {
+                    super::audio::run(
+                        work,
+                        &params,
+                        time_base,
+                        facts,
+                        &self.metadata,
+                        &packets,
+                        &outlet,
+                        shared,
+                    )
+                });
+                Ok(Target::Audio(sender))
+            }
+        }
+    }
+}

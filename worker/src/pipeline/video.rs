@@ -1,0 +1,191 @@
+//! Decoding and filtering video: packets in, pictures on the title's timeline out.
+
+use super::{Shared, av, resolve::Facts};
+use crate::libav::{
+    Decoder, Frame, Graph, MICROS, NOPTS, Packet, Params, Rational, Received, rescale,
+};
+use plexbeam_api::Problem;
+use std::sync::{
+    atomic::Ordering,
+    mpsc::{Receiver, SyncSender},
+};
+
+/// Pictures between filter and encoder. More would cost caches and memory and gains nothing.
+pub(super) const FRAME_QUEUE: usize = 4;
+
+/// While this far before the start, pictures that no other needs are not even decoded.
+const SKIP_LEAD_US: i64 = 500_000;
+
+/// The stream to decode.
+pub(super) struct Source {
+    pub(super) params: Params,
+    pub(super) time_base: Rational,
+    pub(super) frame_rate: Rational,
+}
+
+/// A filtered picture, with what the encoder must know of its times.
+pub(super) struct Picture {
+    pub(super) frame: Frame,
+    /// Of the frame's pts.
+    pub(super) time_base: Rational,
+    /// At the filter's output; 0/1 when unknown.
+    pub(super) frame_rate: Rational,
+}
+
+/// Decodes and filters until the packets end.
+pub(super) fn run(
+    source: &Source,
+    chain: &str,
+    rate: Option<Rational>,
+    facts: &Facts,
+    packets: &Receiver<Packet>,
+    pictures: &SyncSender<Picture>,
+    shared: &Shared,
+) -> Result<(), Problem> {
+    let mut decoder = Decoder::open(&source.params, source.time_base, 0).map_err(|e| av(&e))?;
+    let mut stage = Filter { source, chain, rate, facts, graph: None, before: None, pictures };
+    let mut skipping = false;
+    while let Ok(packet) = packets.recv() {
+        if !shared.pass() {
+            return Ok(());
+        }
+        let time = if packet.pts() == NOPTS { packet.dts() } else { packet.pts() };
+        let early = facts.is_seek
+            && time != NOPTS
+            && rescale(time, source.time_base, MICROS) < facts.from_us - SKIP_LEAD_US;
+        if early != skipping {
+            skipping = early;
+            decoder.skip_non_reference(early);
+        }
+        if !decode(&mut decoder, Some(&packet), &mut stage, shared)? {
+            return Ok(());
+        }
+    }
+    if shared.is_over() {
+        return Ok(());
+    }
+    if decode(&mut decoder, None, &mut stage, shared)? {
+        stage.finish()?;
+    }
+    Ok(())
+}
+
+/// Feeds one packet, or the end, and passes on what comes out. False when the job is over.
+fn decode(
+    decoder: &mut Decoder,
+    packet: Option<&Packet>,
+    stage: &mut Filter<'_>,
+    shared: &Shared,
+) -> Result<bool, Problem> {
+    loop {
+        let taken = match decoder.send(packet) {
+            Ok(taken) => taken,
+            // Damage in the stream costs pictures, not the job.
+            Err(_) => {
+                shared.vdec_failed.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+        };
+        loop {
+            match decoder.receive() {
+                Ok(Received::Item(frame)) => {
+                    if !stage.frame(frame)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(Received::Again | Received::End) => break,
+                Err(_) => {
+                    shared.vdec_failed.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+            }
+        }
+        if taken {
+            return Ok(true);
+        }
+    }
+}
+
+/// The filter stage; rebuilt when the decoded pictures change their shape.
+struct Filter<'a> {
+    source: &'a Source,
+    chain: &'a str,
+    rate: Option<Rational>,
+    facts: &'a Facts,
+    graph: Option<(Graph, Shape)>,
+    /// The last picture before the start: what is shown there until the next one.
+    before: Option<Frame>,
+    pictures: &'a SyncSender<Picture>,
+}
+
+#[derive(PartialEq, Eq, Clone, Copy)]
+struct Shape(i32, i32, i32, i32, i32);
+
+impl Filter<'_> {
+    fn frame(&mut self, mut frame: Frame) -> Result<bool, Problem> {
+        let pts = frame.best_pts();
+        if pts == NOPTS {
+            return Ok(true);
+        }
+        frame.set_pts(pts);
+        if self.facts.is_seek
+            && rescale(pts, self.source.time_base, MICROS) < self.facts.from_us
+        {
+            self.before = Some(frame);
+            return Ok(true);
+        }
+        if let Some(before) = self.before.take()
+            && !self.filter(&before)?
+        {
+            return Ok(false);
+        }
+        self.filter(&frame)
+    }
+
+    fn filter(&mut self, frame: &Frame) -> Result<bool, Problem> {
+        let sar = frame.sar();
+        let shape = Shape(frame.width(), frame.height(), frame.format(), sar.num, sar.den);
+        if self.graph.as_ref().is_none_or(|(_, built)| *built != shape) {
+            if let Some((mut old, _)) = self.graph.take() {
+                old.send(None).map_err(|e| av(&e))?;
+                if !self.drain(&mut old)? {
+                    return Ok(false);
+                }
+            }
+            let graph =
+                Graph::video(self.chain, frame, self.source.time_base, self.source.frame_rate)
+                    .map_err(|e| av(&e))?;
+            self.graph = Some((graph, shape));
+        }
+        let Some((mut graph, shape)) = self.graph.take() else { return Ok(true) };
+        graph.send(Some(frame)).map_err(|e| av(&e))?;
+        let alive = self.drain(&mut graph)?;
+        self.graph = Some((graph, shape));
+        Ok(alive)
+    }
+
+    fn drain(&self, graph: &mut Graph) -> Result<bool, Problem> {
+        while let Received::Item(frame) = graph.receive().map_err(|e| av(&e))? {
+            let frame_rate = self.rate.unwrap_or_else(|| graph.frame_rate());
+            let picture = Picture { frame, time_base: graph.time_base(), frame_rate };
+            if self.pictures.send(picture).is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self) -> Result<(), Problem> {
+        // A job that starts behind the last picture still shows that one.
+        if let Some(before) = self.before.take()
+            && !self.filter(&before)?
+        {
+            return Ok(());
+        }
+        if let Some((mut graph, _)) = self.graph.take() {
+            graph.send(None).map_err(|e| av(&e))?;
+            self.drain(&mut graph)?;
+        }
+        Ok(())
+    }
+}
