@@ -1,1 +1,107 @@
-//! plexbeam-cartridge
+//! What Plex Media Server starts in place of its transcoder.
+//!
+//! * [`argv`]: the command line, read without loss.
+//! * [`job`]: a job for a worker, or the reason why not.
+//! * [`dispatch`]: which worker takes it.
+//! * [`client`]: the worker's HTTP interface.
+//! * [`session`]: one playback from its start to its end.
+//! * [`plex`]: the calls that PMS expects.
+//! * [`fallback`]: becoming the original transcoder.
+//! * [`config`], [`log`], [`http`]: settings, logs, connections.
+//!
+//! Nothing is ever written to stdout, and stderr may be closed: both belong to PMS.
+
+pub mod argv;
+pub mod client;
+pub mod config;
+pub mod dispatch;
+pub mod fallback;
+pub mod http;
+pub mod job;
+pub mod log;
+pub mod plex;
+pub mod session;
+
+use config::Config;
+use job::{HostFiles, Surroundings};
+use log::Log;
+use session::{Outcome, Playback};
+use std::ffi::OsString;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use tokio::time::Instant;
+
+/// Does what this process was started for. Returns the exit code, unless it became the original.
+pub fn run() -> u8 {
+    let started = Instant::now();
+    let mut words = std::env::args_os();
+    let argv0 = words.next().unwrap_or_default();
+    let words: Vec<OsString> = words.collect();
+    let env = |name: &str| std::env::var_os(name);
+    let log_dir = config::log_dir(&env).unwrap_or_else(|| config::LOG_DIR.into());
+    let mut log = Log::new(&log_dir);
+    // A fault of ours must not reach PMS before the original had its chance, nor its stderr.
+    std::panic::set_hook(Box::new(|_| {}));
+    let remote = AssertUnwindSafe(|| remote(&words, &mut log, started));
+    let outcome = catch_unwind(remote)
+        .unwrap_or_else(|_| Outcome::Original("a fault in the cartridge".to_owned()));
+    match outcome {
+        Outcome::Exit(code) => {
+            log.master(format_args!("remote: exit {code}"));
+            code
+        }
+        Outcome::Original(reason) => {
+            let exe = std::env::current_exe().ok();
+            let original = config::original(&env, &argv0, exe.as_deref());
+            log.master(format_args!("local: {reason}"));
+            let error = fallback::become_original(&original, &argv0, &words);
+            log.master(format_args!("{}: {error}", original.display()));
+            let message = format!("cannot start {}: {error}\n", original.display());
+            // PMS may have closed it.
+            let _ = std::io::stderr().write_all(message.as_bytes());
+            1
+        }
+    }
+}
+
+/// Tries to have the job done by a worker.
+fn remote(words: &[OsString], log: &mut Log, started: Instant) -> Outcome {
+    let config = match Config::load(&|name| std::env::var_os(name)) {
+        Ok(config) => config,
+        Err(error) => return Outcome::Original(format!("settings: {error}")),
+    };
+    *log = Log::new(&config.log_dir);
+    let cwd: PathBuf = match std::env::current_dir() {
+        Ok(cwd) => cwd,
+        Err(error) => return Outcome::Original(format!("working directory: {error}")),
+    };
+    let around = Surroundings {
+        cwd: &cwd,
+        copy_video: config.copy_video,
+        files: &HostFiles,
+    };
+    let plan = match job::plan(words, &around) {
+        Ok(plan) => plan,
+        Err(reason) => return Outcome::Original(reason.to_string()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return Outcome::Original(format!("no event loop: {error}")),
+    };
+    let playback = Playback {
+        plan,
+        config,
+        cwd,
+        token: std::env::var_os("X_PLEX_TOKEN"),
+        log: log.clone(),
+        started,
+    };
+    let outcome = runtime.block_on(session::play(playback));
+    // A thread may still wait for the mount; it must not delay what comes now.
+    runtime.shutdown_background();
+    outcome
+}

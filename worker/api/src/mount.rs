@@ -14,6 +14,8 @@ pub const XATTR_WORKERS: &str = "user.plexbeam.workers";
 /// the JSON [`Held`] of that one; the call waits for it, at most [`HELD_WAIT_MS`], then EAGAIN. A
 /// name that the session ended without, or a frozen binding, is ENODATA at once.
 pub const XATTR_HELD: &str = "user.plexbeam.held";
+/// Read on any directory: a JSON [`CacheUsage`].
+pub const XATTR_CACHE: &str = "user.plexbeam.cache";
 /// Bound of one wait in `getxattr`. Short, because a killed caller stays until the reply; callers
 /// that want longer ask again.
 pub const HELD_WAIT_MS: u64 = 1_000;
@@ -79,4 +81,18 @@ pub struct Held {
     pub size: u64,
     /// Its digest.
     pub digest: Digest,
+}
+
+/// Bytes of the mount's segment cache, rounded up to whole disk blocks. Counted are kept files,
+/// those that a reader still has open, and downloads under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheUsage {
+    /// Bytes now.
+    pub used: u64,
+    /// Most bytes since the start; never above the ceiling.
+    pub peak: u64,
+    /// The hard ceiling.
+    pub ceiling: u64,
+    /// Files kept.
+    pub files: u64,
 }

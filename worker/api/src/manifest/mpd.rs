@@ -267,7 +267,8 @@ impl fmt::Display for Time {
 }
 
 /// Milliseconds since the Unix epoch as an XML date in UTC (`2026-01-31T23:59:59.123Z`).
-struct Date(u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Date(pub u64);
 
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

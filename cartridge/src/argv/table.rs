@@ -1,0 +1,215 @@
+//! Which options are known, and whether a word of value follows.
+//!
+//! The names are those of the command lines that were seen (PROTOCOL 3, 4, 8, 9) and their close
+//! relatives. A name here means only that it can be read; whether a job that uses it can leave this
+//! host is decided in [`crate::job`].
+
+/// How many words an option takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arity {
+    /// Only itself.
+    Flag,
+    /// One word, whatever it looks like: it may begin with a minus (`-sei:0 -a53_cc`).
+    Value,
+}
+
+/// Arity of the option of this name, without minus and specifier; `None` for an unknown one.
+pub(super) fn arity(name: &str) -> Option<Arity> {
+    if FLAGS.contains(&name) {
+        Some(Arity::Flag)
+    } else if VALUES.contains(&name) {
+        Some(Arity::Value)
+    } else {
+        None
+    }
+}
+
+const FLAGS: &[&str] = &[
+    "accurate_seek",
+    "an",
+    "copyts",
+    "dn",
+    "hide_banner",
+    "ignore_unknown",
+    "n",
+    "noaccurate_seek",
+    "noautorotate",
+    "noautoscale",
+    "nostats",
+    "nostdin",
+    "re",
+    "shortest",
+    "sn",
+    "start_at_zero",
+    "stats",
+    "vn",
+    "xerror",
+    "y",
+];
+
+const VALUES: &[&str] = &[
+    "ab",
+    "ac",
+    "af",
+    "analyzeduration",
+    "ar",
+    "async_depth",
+    "autorotate",
+    "avoid_negative_ts",
+    "b",
+    "bf",
+    "break_non_keyframes",
+    "bsf",
+    "bufsize",
+    "c",
+    "channel_layout",
+    "codec",
+    "color_primaries",
+    "color_range",
+    "color_trc",
+    "colorspace",
+    "compression_level",
+    "copypriorss",
+    "copytb",
+    "crf",
+    "dash_segment_type",
+    "delete_removed",
+    "eae_prefix",
+    "extra_hw_frames",
+    "extra_window_size",
+    "f",
+    "fflags",
+    "field_order",
+    "filter",
+    "filter_complex",
+    "filter_hw_device",
+    "filter_threads",
+    "flags",
+    "flags2",
+    "force_key_frames",
+    "forced-idr",
+    "forced_idr",
+    "format",
+    "fps_mode",
+    "frames",
+    "g",
+    "global_quality",
+    "hls_fmp4_init_filename",
+    "hls_list_size",
+    "hls_playlist_type",
+    "hls_segment_filename",
+    "hls_segment_options",
+    "hls_segment_type",
+    "hls_time",
+    "hwaccel",
+    "hwaccel_device",
+    "hwaccel_fallback_threshold",
+    "hwaccel_flags",
+    "hwaccel_output_format",
+    "i",
+    "individual_header_trailer",
+    "init_hw_device",
+    "init_seg_name",
+    "itsoffset",
+    "keyint_min",
+    "level",
+    "loglevel",
+    "loglevel_plex",
+    "look_ahead",
+    "low_power",
+    "manifest_name",
+    "map",
+    "map_chapters",
+    "map_inlineass",
+    "map_metadata",
+    "max_delay",
+    "max_muxing_queue_size",
+    "maxrate",
+    "media_seg_name",
+    "metadata",
+    "min_seg_duration",
+    "minrate",
+    "movflags",
+    "muxdelay",
+    "muxpreload",
+    "pix_fmt",
+    "preset",
+    "probesize",
+    "profile",
+    "progressurl",
+    "q",
+    "qmax",
+    "qmin",
+    "qp",
+    "qscale",
+    "quality",
+    "r",
+    "rc",
+    "rc-lookahead",
+    "rc_mode",
+    "reconnect",
+    "reconnect_at_eof",
+    "reconnect_delay_max",
+    "reconnect_streamed",
+    "refs",
+    "rematrix_maxval",
+    "rw_timeout",
+    "s",
+    "sc_threshold",
+    "scan_all_pmts",
+    "seg_duration",
+    "segment_copyts",
+    "segment_format",
+    "segment_format_options",
+    "segment_header_filename",
+    "segment_list",
+    "segment_list_separate_stream_times",
+    "segment_list_size",
+    "segment_list_type",
+    "segment_list_unfinished",
+    "segment_start_number",
+    "segment_time",
+    "segment_time_delta",
+    "sei",
+    "skip_frame",
+    "skip_to_segment",
+    "spatial-aq",
+    "spatial_aq",
+    "ss",
+    "start_number",
+    "strict",
+    "strict_ts",
+    "sub_charenc",
+    "t",
+    "tag",
+    "temporal-aq",
+    "threads",
+    "time_delta",
+    "timeout",
+    "to",
+    "tune",
+    "use_template",
+    "use_timeline",
+    "v",
+    "vaapi_device",
+    "vbr",
+    "vf",
+    "vsync",
+    "window_size",
+    "x264-params",
+    "x264opts",
+    "x265-params",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_is_in_both_lists_or_twice() {
+        for list in [FLAGS, VALUES] {
+            assert!(list.is_sorted_by(|a, b| a < b), "sorted, each once");
+        }
+        assert!(FLAGS.iter().all(|name| !VALUES.contains(name)));
+    }
+}

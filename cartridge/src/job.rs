@@ -1,0 +1,455 @@
+//! From Plex's command line to a job for a worker, or to the reason why the original runs instead.
+//!
+//! A job leaves this host only when every option of its line is understood: each is carried into the
+//! [`JobSpec`], or dropped by [`options::DROPPED`] with a reason written there. What is left over is
+//! a [`Reason`] (P1). Nothing here touches the network; the file system is asked through [`Files`].
+
+mod inputs;
+mod keys;
+mod options;
+mod reason;
+mod streams;
+
+pub use reason::Reason;
+
+use crate::argv::{CommandLine, Opt};
+use crate::config::CopyVideo;
+use crate::http::Url;
+use plexbeam_api::{
+    API_VERSION, FileName, Id, JobSpec,
+    job::{Container, FramePolicy, HwAccel, LeasePolicy, OutputSpec, Packaging, TimePolicy},
+    segment::Digest,
+};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// What a job is judged by, besides its command line.
+pub struct Surroundings<'a> {
+    /// Working directory of the process, absolute.
+    pub cwd: &'a Path,
+    /// Whether jobs that copy the video may leave.
+    pub copy_video: CopyVideo,
+    /// The files of this host.
+    pub files: &'a dyn Files,
+}
+
+/// The little that is asked of the file system.
+pub trait Files {
+    /// Size of a regular file that this process may read.
+    fn readable_size(&self, path: &Path) -> std::io::Result<u64>;
+    /// Its bytes.
+    fn read(&self, path: &Path) -> std::io::Result<Vec<u8>>;
+}
+
+/// The file system of this host.
+pub struct HostFiles;
+
+impl Files for HostFiles {
+    fn readable_size(&self, path: &Path) -> std::io::Result<u64> {
+        let meta = std::fs::metadata(path)?;
+        if !meta.is_file() {
+            return Err(std::io::Error::other("not a regular file"));
+        }
+        std::fs::File::open(path)?;
+        Ok(meta.len())
+    }
+
+    fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+        std::fs::read(path)
+    }
+}
+
+/// A job that may leave this host, and what PMS expects of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The job, without media URLs; the session adds them when it knows the mount.
+    pub spec: JobSpec,
+    /// Files that the worker reads by path or by the media route: (index of the input, path).
+    pub media: Vec<(usize, PathBuf)>,
+    /// Calls to PMS.
+    pub pms: PmsPlan,
+    /// How segments are announced.
+    pub list: ListPlan,
+    /// Names the session may make, `*` for any text ([`plexbeam_api::mount::Binding::patterns`]).
+    pub patterns: Vec<String>,
+    /// The command line asks for hardware decoding.
+    pub hardware_decode: bool,
+}
+
+/// Where and how much PMS wants to hear.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PmsPlan {
+    /// `-progressurl`.
+    pub progress: Url,
+    /// Highest level of log lines to send, in PMS's scale; `None` for none.
+    pub log_level: Option<u8>,
+}
+
+/// How segments are announced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListPlan {
+    /// `-manifest_name` or `-segment_list`.
+    pub url: Url,
+    /// What is posted there.
+    pub form: ListForm,
+}
+
+/// What is posted after each segment.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ListForm {
+    /// The whole MPD.
+    Mpd {
+        /// `-window_size`; `None` keeps all segments listed.
+        window: Option<u32>,
+        /// `-seg_duration`, microseconds.
+        segment_us: i64,
+        /// `-init_seg_name`.
+        initialization: String,
+        /// `-media_seg_name`.
+        media: String,
+    },
+    /// The last rows of the CSV list.
+    Csv {
+        /// `-segment_list_size`; `None` for all rows.
+        size: Option<usize>,
+        /// Five columns.
+        separate_stream_times: bool,
+    },
+}
+
+/// Judges a command line (PROTOCOL 2).
+pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reason> {
+    let line = CommandLine::parse(words.iter().cloned())?;
+    let progress = line.last_text("progressurl").ok_or(Reason::NoProgressUrl)?;
+    let output = main_output(&line)?;
+    let list_url = output
+        .text("manifest_name")
+        .or_else(|| output.text("segment_list"))
+        .ok_or(Reason::NoListUrl)?;
+    in_session_directory(around.cwd)?;
+    if line.has("map_inlineass") {
+        return Err(Reason::InlineAss);
+    }
+    if line.outputs().count() > 1 {
+        return Err(Reason::SideOutput);
+    }
+    let progress = url("-progressurl", progress)?;
+    let list_url = url("the list URL", list_url)?;
+    let graphs = streams::graphs(&line)?;
+    let streams = streams::streams(&output, &graphs)?;
+    if around.copy_video == CopyVideo::Local && !streams.iter().any(streams::encodes_video) {
+        return Err(Reason::VideoIsCopied);
+    }
+    let packaging = packaging(&output)?;
+    let form = list_form(&output, &packaging)?;
+    let muxer_options = options::muxer_options(&output)?;
+    options::all_known(&line)?;
+    let inputs = inputs::inputs(&line, around)?;
+    let spec = JobSpec {
+        api_version: API_VERSION,
+        job_id: job_id(&progress, words),
+        inputs: inputs.specs,
+        graphs,
+        outputs: vec![OutputSpec {
+            packaging,
+            streams,
+            muxer_options,
+        }],
+        time: time_policy(&line)?,
+        lease: LeasePolicy::CARTRIDGE,
+        hw_accel: HwAccel::Auto,
+        resume: None,
+        argv: words
+            .iter()
+            .map(|w| w.to_string_lossy().into_owned())
+            .collect(),
+    };
+    Ok(Plan {
+        media: inputs.media,
+        patterns: patterns(&spec),
+        hardware_decode: line.has("hwaccel"),
+        pms: PmsPlan {
+            progress,
+            log_level: log_level(&line)?,
+        },
+        list: ListPlan {
+            url: list_url,
+            form,
+        },
+        spec,
+    })
+}
+
+/// The output that playback reads: name and options.
+struct Output<'a> {
+    options: &'a [Opt],
+    name: &'a str,
+}
+
+impl<'a> Output<'a> {
+    fn text(&self, name: &str) -> Option<&'a str> {
+        self.options.iter().rfind(|o| o.name() == name)?.text()
+    }
+
+    /// A number, or `default` when the option is absent.
+    fn number<T: std::str::FromStr>(&self, name: &str, default: T) -> Result<T, Reason> {
+        match self.options.iter().rfind(|o| o.name() == name) {
+            None => Ok(default),
+            Some(opt) => opt
+                .text()
+                .and_then(|t| t.parse().ok())
+                .ok_or_else(|| Reason::value(opt)),
+        }
+    }
+
+    /// A positive number of seconds.
+    fn seconds(&self, name: &'static str, default: f64) -> Result<f64, Reason> {
+        let seconds: f64 = self.number(name, default)?;
+        if seconds.is_finite() && seconds > 0.0 && seconds < 1e6 {
+            Ok(seconds)
+        } else {
+            Err(Reason::BadValue(format!("-{name}"), seconds.to_string()))
+        }
+    }
+}
+
+/// The first output, when it is one that is cut into announced segments.
+fn main_output(line: &CommandLine) -> Result<Output<'_>, Reason> {
+    let (options, name) = line.outputs().next().ok_or(Reason::NoListUrl)?;
+    let name = name.to_str().ok_or(Reason::NoListUrl)?;
+    Ok(Output { options, name })
+}
+
+/// PMS's own session directories carry this prefix; thumbnails, detection and optimising run elsewhere.
+fn in_session_directory(cwd: &Path) -> Result<(), Reason> {
+    let name = cwd.file_name().unwrap_or_default();
+    if cwd.is_absolute() && name.as_encoded_bytes().starts_with(b"plex-transcode-") {
+        Ok(())
+    } else {
+        Err(Reason::NotASessionDirectory)
+    }
+}
+
+fn url(what: &'static str, text: &str) -> Result<Url, Reason> {
+    Url::parse(text).map_err(|error| Reason::Url { what, error })
+}
+
+fn packaging(output: &Output<'_>) -> Result<Packaging, Reason> {
+    let format = output.text("f").ok_or(Reason::NoFormat)?;
+    match format {
+        "dash" => dash(output),
+        "ssegment" | "segment" | "stream_segment" => segment(output),
+        other => Err(Reason::Format(other.to_owned())),
+    }
+}
+
+/// `-time_delta` and `-segment_time_delta` when absent: what Plex's fork uses for films.
+const DEFAULT_TOLERANCE: f64 = 0.0625;
+
+fn dash(output: &Output<'_>) -> Result<Packaging, Reason> {
+    let old_us: f64 = output.number("min_seg_duration", 5e6)?;
+    if !matches!(output.text("dash_segment_type"), None | Some("mp4")) {
+        return Err(Reason::BadValue(
+            "-dash_segment_type".into(),
+            "not mp4".into(),
+        ));
+    }
+    let name = |option: &'static str, default: &str| -> Result<String, Reason> {
+        let name = output.text(option).unwrap_or(default);
+        // A slash would leave the session's directory.
+        if name.contains('/') || !name.contains("$RepresentationID$") {
+            return Err(Reason::BadValue(format!("-{option}"), name.to_owned()));
+        }
+        Ok(name.to_owned())
+    };
+    Ok(Packaging::Dash {
+        segment_seconds: output.seconds("seg_duration", old_us / 1e6)?,
+        first_number: output.number("skip_to_segment", 1)?,
+        tolerance_seconds: output.number("time_delta", DEFAULT_TOLERANCE)?,
+        init_name: name("init_seg_name", "init-stream$RepresentationID$.m4s")?,
+        media_name: name(
+            "media_seg_name",
+            "chunk-stream$RepresentationID$-$Number%05d$.m4s",
+        )?,
+    })
+}
+
+fn segment(output: &Output<'_>) -> Result<Packaging, Reason> {
+    let container = match output.text("segment_format") {
+        Some("mpegts") => Container::MpegTs,
+        Some("matroska") => Container::Matroska,
+        Some(other) => return Err(Reason::Format(other.to_owned())),
+        None => return Err(Reason::NoFormat),
+    };
+    let header_name = output
+        .text("segment_header_filename")
+        .map(|name| name.parse::<FileName>())
+        .transpose()
+        .map_err(|e| Reason::BadValue("-segment_header_filename".into(), e.to_string()))?;
+    if output.name.contains('/') || !output.name.contains('%') {
+        return Err(Reason::BadValue("the output".into(), output.name.into()));
+    }
+    Ok(Packaging::Segment {
+        container,
+        segment_seconds: output.seconds("segment_time", 2.0)?,
+        first_number: output.number("segment_start_number", 0)?,
+        tolerance_seconds: output.number("segment_time_delta", DEFAULT_TOLERANCE)?,
+        media_name: output.name.to_owned(),
+        header_name,
+    })
+}
+
+fn list_form(output: &Output<'_>, packaging: &Packaging) -> Result<ListForm, Reason> {
+    match packaging {
+        Packaging::Dash {
+            segment_seconds,
+            init_name,
+            media_name,
+            ..
+        } => Ok(ListForm::Mpd {
+            window: match output.number("window_size", 0)? {
+                0 => None,
+                size => Some(size),
+            },
+            segment_us: (segment_seconds * 1e6).round() as i64,
+            initialization: init_name.clone(),
+            media: media_name.clone(),
+        }),
+        Packaging::Segment { .. } | Packaging::Hls { .. } => {
+            if !matches!(output.text("segment_list_type"), None | Some("csv")) {
+                let kind = output.text("segment_list_type").unwrap_or_default();
+                return Err(Reason::BadValue("-segment_list_type".into(), kind.into()));
+            }
+            Ok(ListForm::Csv {
+                // 0 and "as many as fit an int" both mean all (PROTOCOL 6.7).
+                size: match output.number("segment_list_size", 0_usize)? {
+                    0 | 2_147_483_647.. => None,
+                    size => Some(size),
+                },
+                separate_stream_times: match output.text("segment_list_separate_stream_times") {
+                    None | Some("0") => false,
+                    Some(_) => true,
+                },
+            })
+        }
+    }
+}
+
+fn time_policy(line: &CommandLine) -> Result<TimePolicy, Reason> {
+    let mode = line.last_text("fps_mode").or(line.last_text("vsync"));
+    let frames = match mode {
+        // Absent is "auto", which is constant rate from the first picture for these muxers.
+        None | Some("auto" | "-1") => FramePolicy::CfrFromFirst,
+        Some("cfr" | "1") => FramePolicy::CfrFromZero,
+        Some("vfr" | "2") => FramePolicy::Vfr,
+        Some("passthrough" | "0") => FramePolicy::Passthrough,
+        Some(other) => return Err(Reason::BadValue("-fps_mode".into(), other.into())),
+    };
+    Ok(TimePolicy {
+        copyts: line.has("copyts"),
+        start_at_zero: line.has("start_at_zero"),
+        frames,
+    })
+}
+
+/// `-loglevel_plex` in the scale of PROTOCOL 6.5.
+fn log_level(line: &CommandLine) -> Result<Option<u8>, Reason> {
+    match line.last_text("loglevel_plex").unwrap_or("quiet") {
+        "quiet" => Ok(None),
+        "panic" | "fatal" | "error" => Ok(Some(0)),
+        "warning" => Ok(Some(1)),
+        "info" => Ok(Some(2)),
+        "verbose" => Ok(Some(3)),
+        "debug" | "trace" => Ok(Some(4)),
+        other => Err(Reason::BadValue("-loglevel_plex".into(), other.into())),
+    }
+}
+
+/// Derived from PMS's session and job, so that the same start is the same job. Old versions have no
+/// job part; there the command line tells one start from the next.
+fn job_id(progress: &Url, words: &[OsString]) -> Id {
+    let path = progress.path().split('?').next().unwrap_or_default();
+    let tail = path.split_once("/session/").map_or(path, |(_, tail)| tail);
+    let parts: Vec<&str> = tail
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != "progress")
+        .collect();
+    let plain = parts.join("-");
+    let text: String = plain
+        .trim_start_matches('.')
+        .chars()
+        .map(|c| match c {
+            'A'..='Z' | 'a'..='z' | '0'..='9' | '.' | '_' | '-' => c,
+            _ => '_',
+        })
+        .take(100)
+        .collect();
+    let exact = parts.len() > 1 && text == plain;
+    let id = if exact {
+        text
+    } else {
+        let mut all = plain.into_bytes();
+        for word in words {
+            all.push(0);
+            all.extend_from_slice(word.as_encoded_bytes());
+        }
+        format!("{text}-{}", &Digest::of(&all).0[..16])
+    };
+    // Invariant: at most 117 characters of the allowed set, not empty, no leading dot.
+    id.parse().unwrap_or_else(|_| fallback_id(words))
+}
+
+fn fallback_id(words: &[OsString]) -> Id {
+    let joined = words.join(std::ffi::OsStr::new("\0"));
+    let digest = Digest::of(joined.as_encoded_bytes()).0;
+    // Invariant: 64 hexadecimal digits are a valid id.
+    digest.parse().expect("a digest is an id")
+}
+
+fn patterns(spec: &JobSpec) -> Vec<String> {
+    let mut patterns = Vec::new();
+    for output in &spec.outputs {
+        match &output.packaging {
+            Packaging::Dash {
+                init_name,
+                media_name,
+                ..
+            } => patterns.extend([starred(init_name), starred(media_name)]),
+            Packaging::Segment {
+                media_name,
+                header_name,
+                ..
+            } => {
+                patterns.push(starred(media_name));
+                patterns.extend(header_name.as_ref().map(|n| n.as_str().to_owned()));
+            }
+            Packaging::Hls {
+                media_name,
+                playlist_name,
+                ..
+            } => patterns.extend([starred(media_name), playlist_name.as_str().to_owned()]),
+        }
+    }
+    patterns
+}
+
+/// `chunk-stream$RepresentationID$-$Number%05d$.m4s` -> `chunk-stream*-*.m4s`.
+fn starred(name: &str) -> String {
+    let mut out = String::new();
+    let mut rest = name;
+    while let Some(at) = rest.find(['$', '%']) {
+        let (before, from) = rest.split_at(at);
+        let end = if from.starts_with('$') {
+            from[1..].find('$').map(|i| i + 2)
+        } else {
+            from.find('d').map(|i| i + 1)
+        };
+        out.push_str(before);
+        out.push('*');
+        rest = end.map_or("", |end| &from[end..]);
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests;

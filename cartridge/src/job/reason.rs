@@ -1,0 +1,80 @@
+//! Why a job stays on this host.
+
+use crate::argv::{self, Opt};
+use crate::http::UrlError;
+
+/// Why the original transcoder runs instead of a worker.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Reason {
+    /// The command line cannot be read.
+    #[error(transparent)]
+    Argv(#[from] argv::Error),
+    /// Thumbnails, analysis, queries.
+    #[error("no -progressurl: not a playback job")]
+    NoProgressUrl,
+    /// Optimising, downloads, progressive playback, detection.
+    #[error("no manifest or segment list URL: not segmented playback")]
+    NoListUrl,
+    /// A URL that is not plain HTTP.
+    #[error("{what}: {error}")]
+    Url {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        error: UrlError,
+    },
+    /// Not started by PMS for playback.
+    #[error("the working directory is no session directory (plex-transcode-...)")]
+    NotASessionDirectory,
+    /// By policy.
+    #[error("the video is not encoded (PLEXBEAM_COPY_VIDEO=remote sends such jobs, too)")]
+    VideoIsCopied,
+    /// An ASS side stream.
+    #[error("a second output is not supported")]
+    SideOutput,
+    /// Burned-in text subtitles.
+    #[error("text subtitles are burned in (inlineass)")]
+    InlineAss,
+    /// HDR to SDR.
+    #[error("a tone mapper is asked for")]
+    ToneMap,
+    /// Burned-in picture subtitles.
+    #[error("picture subtitles are overlaid")]
+    PictureSubtitles,
+    /// The output names no container.
+    #[error("the output names no format")]
+    NoFormat,
+    /// A muxer that is not known.
+    #[error("output format `{0}` is not supported")]
+    Format(String),
+    /// An option that is readable, but whose effect on a worker is not settled.
+    #[error("option `{0}` is not supported here")]
+    Option(String),
+    /// A value that is not understood.
+    #[error("`{0}` has a value that is not supported: `{1}`")]
+    BadValue(String, String),
+    /// An input that is no readable local file.
+    #[error("input {index} is no readable local file: {why}")]
+    Input {
+        /// Which.
+        index: usize,
+        /// Why.
+        why: String,
+    },
+    /// Side inputs that do not fit into a job.
+    #[error("the side inputs hold more than {0} bytes")]
+    SideInputsTooLarge(usize),
+}
+
+impl Reason {
+    /// The value of this option is not understood.
+    pub(super) fn value(opt: &Opt) -> Self {
+        let value = opt.value.as_deref().unwrap_or_default();
+        Reason::BadValue(opt.flag().to_owned(), value.to_string_lossy().into_owned())
+    }
+
+    /// This option is not understood where it stands.
+    pub(super) fn option(opt: &Opt) -> Self {
+        Reason::Option(opt.flag().to_owned())
+    }
+}

@@ -1,0 +1,452 @@
+//! One playback: place the job, bind the directory, follow the worker, tell PMS, leave (DESIGN 6).
+//!
+//! Until the first number is announced every trouble ends in the original transcoder, and PMS hears
+//! nothing before the worker has opened input and device (P1). The worker's session outlives this
+//! process where the mount holds it: PMS goes on reading, and the mount ends it with the directory.
+
+mod announce;
+mod hold;
+mod list;
+pub(crate) mod mount;
+mod ready;
+
+use crate::client::{self, Follow, Heard, Session, Worker};
+use crate::config::Config;
+use crate::dispatch;
+use crate::job::Plan;
+use crate::log::Log;
+use crate::plex::Reporter;
+use announce::Announcer;
+use hold::{Downloads, Hold};
+use plexbeam_api::{
+    Accepted, Event, Id,
+    event::{LogLine, Probed},
+    job::Location,
+    media,
+    mount::{Binding, MountInfo},
+    session::SessionState,
+};
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// After the job is complete: how long PMS may take for the lists that are still unsent.
+const DRAIN: Duration = Duration::from_secs(60);
+/// The same for progress and log.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// A media URL lives this long beyond the hour; a paused film goes on the next evening.
+const MEDIA_URL_HOURS: u64 = 24;
+/// Log lines kept while PMS may not hear them yet.
+const EARLY_LINES: usize = 64;
+
+/// How a playback ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Leave with this exit code (PROTOCOL 1.1).
+    Exit(u8),
+    /// Nothing was announced: the original is to run, for this reason.
+    Original(String),
+}
+
+/// Everything a playback needs.
+pub struct Playback {
+    /// What to do.
+    pub plan: Plan,
+    /// Settings.
+    pub config: Config,
+    /// The session directory, absolute.
+    pub cwd: PathBuf,
+    /// `X_PLEX_TOKEN`.
+    pub token: Option<OsString>,
+    /// Logs.
+    pub log: Log,
+    /// When the process began.
+    pub started: Instant,
+}
+
+/// What remains to be cleaned up, whenever the playback ends.
+#[derive(Default)]
+struct Traces {
+    /// A worker that was asked to take the job.
+    asked: Option<(Worker, Id)>,
+    /// The session it made of it.
+    session: Option<Session>,
+    /// PMS may know of a segment.
+    announced: Arc<AtomicBool>,
+    /// Files that were downloaded.
+    downloads: Downloads,
+    /// The mount holds the session's files.
+    bound: bool,
+}
+
+/// Runs a playback to its end.
+pub async fn play(playback: Playback) -> Outcome {
+    let (log, local) = (playback.log.clone(), playback.config.fallback_to_local);
+    log.open_session(&playback.plan.spec.job_id);
+    let mut traces = Traces::default();
+    let result = tokio::select! {
+        biased;
+        name = stop_signal() => {
+            log.event(format_args!("{name}: cancelled"));
+            traces.cancel().await;
+            return Outcome::Exit(255);
+        }
+        result = run(playback, &mut traces) => result,
+    };
+    match result {
+        Ok(()) => {
+            log.event(format_args!("complete"));
+            if !traces.bound {
+                traces.end().await;
+            }
+            Outcome::Exit(0)
+        }
+        Err(trouble) if traces.announced.load(Ordering::Relaxed) => {
+            log.event(format_args!("failed after the first segment: {trouble}"));
+            traces.cancel().await;
+            Outcome::Exit(1)
+        }
+        Err(trouble) => {
+            log.event(format_args!("not by a worker: {trouble}"));
+            traces.end().await;
+            traces.remove_downloads();
+            match local {
+                true => Outcome::Original(trouble.to_string()),
+                false => Outcome::Exit(1),
+            }
+        }
+    }
+}
+
+impl Traces {
+    /// Stops the job; what was published stays for the mount.
+    async fn cancel(&self) {
+        if let Some((worker, job)) = &self.asked {
+            let _ = worker.cancel(job).await;
+        }
+    }
+
+    /// Ends the session and frees its files.
+    async fn end(&self) {
+        match &self.session {
+            Some(session) => {
+                let _ = session.end().await;
+            }
+            None => self.cancel().await,
+        }
+    }
+
+    fn remove_downloads(&self) {
+        if let Ok(made) = self.downloads.lock() {
+            for path in made.iter() {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// Resolves with the name of the first signal that asks to stop.
+async fn stop_signal() -> &'static str {
+    let (Ok(mut term), Ok(mut int), Ok(mut quit)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::quit()),
+    ) else {
+        // Without handlers the signals end the process by themselves.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+        _ = quit.recv() => "SIGQUIT",
+    }
+}
+
+/// Why a playback did not come to its good end.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    NoWorker(#[from] dispatch::NoWorker),
+    #[error("the worker was lost: {0}")]
+    Lost(String),
+    #[error("the job {state}: {why}")]
+    Ended { state: &'static str, why: String },
+    #[error("the worker did not open the input in time")]
+    NotProbed,
+    #[error("no segment came in time")]
+    NoSegment,
+    #[error("a segment came before the input was open")]
+    OutOfOrder,
+    #[error(transparent)]
+    Announce(#[from] announce::AnnounceError),
+}
+
+async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
+    let Playback {
+        mut plan,
+        config,
+        cwd,
+        token,
+        log,
+        started,
+    } = playback;
+    let info = mount_info(&cwd, started + config.limits.find).await;
+    add_media_urls(&mut plan, info.as_ref(), &config);
+    let sources = dispatch::dispatchers(&cwd, &config);
+    let job = plan.spec.job_id.clone();
+    let asked = &mut traces.asked;
+    let placed = dispatch::place(sources, &config, &plan.spec, started, |worker| {
+        *asked = Some((worker.clone(), job.clone()));
+    });
+    let (session, accepted) = placed.await?;
+    traces.session = Some(session.clone());
+    log.event(format_args!(
+        "accepted by {} at {} after {} ms",
+        accepted.worker,
+        session.worker().base(),
+        started.elapsed().as_millis()
+    ));
+    traces.bound = info.is_some() && bind(&cwd, &plan, &accepted, &log).await;
+    let hold = match traces.bound {
+        true => Hold::Mount(cwd),
+        false => Hold::Download {
+            dir: cwd,
+            connection: session.connection(),
+            session: session.clone(),
+            made: traces.downloads.clone(),
+        },
+    };
+    let announced = traces.announced.clone();
+    let mut course = Course {
+        follow: client::follow(&session, announced.clone()),
+        deadline: Instant::now() + config.limits.probe,
+        first_segment: config.limits.first_segment,
+        early: VecDeque::new(),
+        plan,
+        session,
+        token,
+        log,
+        announced,
+    };
+    course.run(hold).await
+}
+
+/// Asks the mount on a thread, because a daemon that hangs would block this one.
+async fn mount_info(cwd: &std::path::Path, deadline: Instant) -> Option<MountInfo> {
+    let dir = cwd.to_owned();
+    let asking = tokio::task::spawn_blocking(move || mount::info(&dir));
+    timeout_at(deadline, asking).await.ok()?.ok()?
+}
+
+/// The title may also be read from the mount's media route, by a URL for this job only.
+fn add_media_urls(plan: &mut Plan, info: Option<&MountInfo>, config: &Config) {
+    let Some(base) = info.and_then(|info| info.media.as_deref()) else {
+        return;
+    };
+    let secret = config.api_key.as_ref().map(|key| key.expose());
+    let Some(secret) = secret.or(info.and_then(|info| info.media_secret.as_deref())) else {
+        return;
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    // On the hour, so that the same start gives the same job.
+    let hours = now.map_or(0, |d| d.as_secs() / 3600) + 1 + MEDIA_URL_HOURS;
+    for (index, path) in &plan.media {
+        let path = path.as_os_str().as_bytes();
+        let job = &plan.spec.job_id;
+        let url = media::sign(base, secret.as_bytes(), path, job, hours * 3600);
+        if let Some(input) = plan.spec.inputs.get_mut(*index) {
+            input.locations.push(Location::Url { url });
+        }
+    }
+}
+
+/// Ties the directory to the session. Where the mount refuses (the worker is not one of its own),
+/// the files are downloaded instead.
+async fn bind(cwd: &std::path::Path, plan: &Plan, accepted: &Accepted, log: &Log) -> bool {
+    let binding = Binding {
+        worker: accepted.worker.clone(),
+        session: accepted.session.clone(),
+        token: accepted.token.clone(),
+        patterns: plan.patterns.clone(),
+        epoch: 1,
+    };
+    let dir = cwd.to_owned();
+    let binding = tokio::task::spawn_blocking(move || mount::bind(&dir, &binding));
+    let bound = tokio::time::timeout(Duration::from_secs(2), binding).await;
+    match bound {
+        Ok(Ok(Ok(()))) => true,
+        Ok(Ok(Err(errno))) => {
+            log.event(format_args!(
+                "the mount does not bind: {errno}; downloading"
+            ));
+            false
+        }
+        Ok(Err(_)) | Err(_) => {
+            log.event(format_args!("the mount does not answer; downloading"));
+            false
+        }
+    }
+}
+
+/// A placed job on its course.
+struct Course {
+    follow: Follow,
+    /// Of the step that is waited for, until the first announcement.
+    deadline: Instant,
+    first_segment: Duration,
+    early: VecDeque<LogLine>,
+    plan: Plan,
+    session: Session,
+    token: Option<OsString>,
+    log: Log,
+    announced: Arc<AtomicBool>,
+}
+
+impl Course {
+    async fn run(&mut self, hold: Hold) -> Result<(), Trouble> {
+        let probed = self.until_probed().await?;
+        self.log
+            .event(format_args!("input open, encoding by {}", probed.device));
+        let reporter = Reporter::start(
+            &self.plan.pms,
+            self.token.as_deref(),
+            &probed,
+            self.plan.hardware_decode,
+        );
+        self.early.drain(..).for_each(|line| reporter.log(line));
+        let relay = tokio::spawn(relay(
+            self.session.clone(),
+            reporter.throttle(),
+            self.log.clone(),
+        ));
+        let announcer = Announcer::start(
+            &self.plan,
+            hold,
+            self.token.as_deref(),
+            reporter.begun(),
+            self.announced.clone(),
+            self.log.clone(),
+        );
+        self.deadline = Instant::now() + self.first_segment;
+        let result = self.until_complete(&reporter, announcer).await;
+        relay.abort();
+        if result.is_ok() {
+            reporter.finish(LAST_WORDS).await;
+        }
+        result
+    }
+
+    async fn until_probed(&mut self) -> Result<Probed, Trouble> {
+        loop {
+            let heard = timeout_at(self.deadline, self.follow.heard.recv())
+                .await
+                .map_err(|_| Trouble::NotProbed)?;
+            match event(heard)? {
+                Event::Probed(probed) => return Ok(probed),
+                Event::Segment(_) => return Err(Trouble::OutOfOrder),
+                Event::Progress(_) => {}
+                Event::Log(line) => {
+                    if self.early.len() < EARLY_LINES {
+                        self.early.push_back(line);
+                    }
+                }
+                Event::State(change) => {
+                    ended(change)?;
+                }
+            }
+        }
+    }
+
+    async fn until_complete(
+        &mut self,
+        reporter: &Reporter,
+        mut announcer: Announcer,
+    ) -> Result<(), Trouble> {
+        loop {
+            let waiting = !self.announced.load(Ordering::Relaxed);
+            tokio::select! {
+                heard = self.follow.heard.recv() => match event(heard)? {
+                    Event::Probed(_) => {}
+                    Event::Segment(segment) => announcer.published(segment),
+                    Event::Progress(progress) => reporter.progress(progress),
+                    Event::Log(line) => {
+                        self.log.event(format_args!("{:?}: {}", line.level, line.message));
+                        reporter.log(line);
+                    }
+                    Event::State(change) => {
+                        self.log.event(format_args!("state {:?}", change.state));
+                        if ended(change)? {
+                            // The lease is kept until the last file is here.
+                            announcer.finish(DRAIN).await?;
+                            return Ok(());
+                        }
+                    }
+                },
+                error = announcer.failed() => return Err(error.into()),
+                () = sleep_until(self.deadline), if waiting => {
+                    if !self.announced.load(Ordering::Relaxed) {
+                        return Err(Trouble::NoSegment);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn event(heard: Option<Heard>) -> Result<Event, Trouble> {
+    match heard {
+        Some(Heard::Event(event)) => Ok(*event),
+        Some(Heard::Lost(why)) => Err(Trouble::Lost(why)),
+        None => Err(Trouble::Lost("its event stream ended".into())),
+    }
+}
+
+/// True when all is done; an error when it never will be.
+fn ended(change: plexbeam_api::event::StateChange) -> Result<bool, Trouble> {
+    let why = || {
+        change
+            .problem
+            .as_ref()
+            .map_or_else(|| "no reason given".to_owned(), |p| p.detail.clone())
+    };
+    match change.state {
+        SessionState::Queued
+        | SessionState::Running
+        | SessionState::Paused
+        | SessionState::Draining => Ok(false),
+        SessionState::Completed => Ok(true),
+        SessionState::Failed => Err(Trouble::Ended {
+            state: "failed",
+            why: why(),
+        }),
+        SessionState::Cancelled => Err(Trouble::Ended {
+            state: "was cancelled",
+            why: why(),
+        }),
+    }
+}
+
+/// Passes PMS's throttle on to the worker, until aborted.
+async fn relay(session: Session, mut throttle: watch::Receiver<bool>, log: Log) {
+    let mut connection = session.connection();
+    while throttle.changed().await.is_ok() {
+        let on = *throttle.borrow_and_update();
+        log.event(format_args!(
+            "PMS asks for {}",
+            if on { "a slower pace" } else { "full speed" }
+        ));
+        if let Err(error) = session.throttle(&mut connection, on).await {
+            log.event(format_args!("the throttle was not passed on: {error}"));
+            // Once more with the newest value, unless PMS has changed its mind by then.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            throttle.mark_changed();
+        }
+    }
+}
