@@ -1,0 +1,163 @@
+//! The inside of a job child: takes one job from its socket, runs it, tells how it went.
+//!
+//! Three threads: this one runs the pipeline and blocks in [`Sink::publish`] for room; one reads
+//! the worker's messages (pause, throttle, cancel, grants) and ends the process when the socket
+//! closes; one says each second that the process is alive.
+
+use super::message::{self, FromChild, JobOrder, MAX_TO_CHILD, ToChild};
+use crate::{
+    input::InputPolicy,
+    pipeline::{Control, Sink},
+    store::part_name,
+};
+use parking_lot::Mutex;
+use plexbeam_api::{Event, JobSpec, Kind, Problem, Segment};
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::Duration,
+};
+
+/// The work of a child: [`crate::pipeline::run`], or a test's.
+pub type Run = fn(&JobSpec, &InputPolicy, &mut dyn Sink, &Arc<Control>) -> Result<(), Problem>;
+
+/// Exit code of a child whose worker is gone.
+const ORPHANED: i32 = 3;
+
+type Writer = Arc<Mutex<UnixStream>>;
+
+/// Runs the one job that comes over `socket`; returns when the worker was told of its end. Ends the
+/// process when the worker goes away.
+pub fn serve(socket: OwnedFd, run: Run) -> io::Result<()> {
+    let stream = UnixStream::from(socket);
+    let mut reader = stream.try_clone()?;
+    let writer: Writer = Arc::new(Mutex::new(stream));
+    tell(&writer, &FromChild::Ready)?;
+    let Some(ToChild::Job(order)) = message::read(&mut reader, MAX_TO_CHILD)? else {
+        return Ok(());
+    };
+    let JobOrder { spec, policy, dir } = *order;
+    let control = Control::new();
+    let (grant_tx, grants) = channel();
+    {
+        let control = control.clone();
+        std::thread::Builder::new()
+            .name("orders".into())
+            .spawn(move || take_orders(reader, &control, grant_tx))?;
+    }
+    {
+        let writer = writer.clone();
+        std::thread::Builder::new()
+            .name("alive".into())
+            .spawn(move || {
+                while tell(&writer, &FromChild::Alive).is_ok() {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+                std::process::exit(ORPHANED);
+            })?;
+    }
+    let mut sink = SocketSink {
+        writer: writer.clone(),
+        grants,
+        dir,
+        control: control.clone(),
+    };
+    let outcome = run(&spec, &policy, &mut sink, &control);
+    tell(
+        &writer,
+        &match outcome {
+            Ok(()) => FromChild::Done,
+            Err(problem) => FromChild::Failed(problem),
+        },
+    )
+}
+
+fn tell(writer: &Writer, message: &FromChild) -> io::Result<()> {
+    message::write(&mut *writer.lock(), message)
+}
+
+type Grant = Result<String, Problem>;
+
+fn take_orders(mut reader: UnixStream, control: &Control, grants: Sender<Grant>) {
+    // Dropped on cancel, so that a sink that waits for room wakes.
+    let mut grants = Some(grants);
+    loop {
+        match message::read::<ToChild>(&mut reader, MAX_TO_CHILD) {
+            Ok(Some(ToChild::Granted { file })) => answer(&grants, Ok(file)),
+            Ok(Some(ToChild::Refused { problem })) => answer(&grants, Err(problem)),
+            Ok(Some(ToChild::Paused { on })) => control.set_paused(on),
+            Ok(Some(ToChild::Throttled { on })) => control.set_throttled(on),
+            Ok(Some(ToChild::Cancel)) => {
+                control.cancel();
+                grants = None;
+            }
+            Ok(Some(ToChild::Job(_))) => eprintln!("a second job was sent and is not taken"),
+            // Nobody is left to work for.
+            Ok(None) | Err(_) => std::process::exit(ORPHANED),
+        }
+    }
+}
+
+fn answer(grants: &Option<Sender<Grant>>, grant: Grant) {
+    if let Some(grants) = grants {
+        let _ = grants.send(grant);
+    }
+}
+
+/// A sink that writes into the job's folder after the worker granted the room.
+struct SocketSink {
+    writer: Writer,
+    grants: Receiver<Grant>,
+    dir: PathBuf,
+    control: Arc<Control>,
+}
+
+impl SocketSink {
+    fn tell(&self, message: &FromChild) -> Result<(), Problem> {
+        tell(&self.writer, message).map_err(|error| {
+            Problem::new(Kind::Internal, format!("the worker went away: {error}"))
+        })
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        if self.control.is_cancelled() {
+            return Err(Problem::new(Kind::Cancelled, "the job was cancelled"));
+        }
+        Ok(())
+    }
+}
+
+impl Sink for SocketSink {
+    fn event(&mut self, event: Event) -> Result<(), Problem> {
+        self.check()?;
+        self.tell(&FromChild::Event(event))
+    }
+
+    fn publish(&mut self, segment: Segment, bytes: Vec<u8>) -> Result<(), Problem> {
+        self.check()?;
+        self.tell(&FromChild::Reserve {
+            name: segment.name.clone(),
+            bytes: bytes.len() as u64,
+        })?;
+        // Ends when the worker answers, cancels, or goes away (then the process ends).
+        let Ok(grant) = self.grants.recv() else {
+            return Err(Problem::new(Kind::Cancelled, "the job was cancelled"));
+        };
+        let file = grant?;
+        let part = self.dir.join(part_name(&file));
+        std::fs::write(&part, &bytes)
+            .and_then(|()| std::fs::rename(&part, self.dir.join(&file)))
+            .map_err(|error| {
+                Problem::new(
+                    Kind::Exhausted,
+                    format!("writing {} to the spool: {error}", segment.name),
+                )
+            })?;
+        self.tell(&FromChild::Published(segment))
+    }
+}

@@ -1,0 +1,271 @@
+//! One job's child, followed from its start to its end.
+
+use super::{Session, Wanted};
+use crate::{
+    child::{
+        JobProcess, Spawner, clip,
+        message::{FromChild, JobOrder, ToChild},
+        redact,
+    },
+    config::ChildConfig,
+    input::InputPolicy,
+    store::{Reservation, Store},
+};
+use plexbeam_api::{Event, FileName, JobSpec, Kind, Problem, Segment, SessionState};
+use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
+use tokio::time::Instant;
+
+/// How a job ended, its child being gone.
+pub(super) enum Outcome {
+    /// It said so; the session is completed already.
+    Done,
+    Failed(Problem),
+    Cancelled,
+}
+
+/// The child's first message.
+pub(super) fn order((spec, dir): (Box<JobSpec>, PathBuf), policy: &InputPolicy) -> ToChild {
+    ToChild::Job(Box::new(JobOrder {
+        spec: *spec,
+        policy: policy.clone(),
+        dir,
+    }))
+}
+
+/// Bytes of a log line of a child that are kept.
+const MAX_LOG_BYTES: usize = 2000;
+
+type Pending = Pin<Box<dyn Future<Output = Result<Reservation, Problem>> + Send>>;
+
+/// Room that the child asked for.
+#[derive(Default)]
+enum Room {
+    #[default]
+    None,
+    Wanted(FileName, Pending),
+    Granted(FileName, Reservation),
+}
+
+/// Why the loop over the child's messages ended.
+enum Exit {
+    /// The child said done.
+    Done,
+    /// The child said why it failed.
+    Said(Problem),
+    /// Its socket closed without a last word.
+    Silent,
+    /// It must go; it is killed, and this is why.
+    Kill(Problem),
+    /// It shall go.
+    Cancel,
+}
+
+/// Runs one job to its end. Bounded by the child's life signs, never by the length of the job.
+pub(super) async fn run(
+    session: &Session,
+    store: &Arc<Store>,
+    spawner: &Arc<Spawner>,
+    config: &ChildConfig,
+    order: ToChild,
+) -> Outcome {
+    let mut process = match spawner.take().await {
+        Ok(process) => process,
+        Err(problem) => return Outcome::Failed(problem),
+    };
+    tracing::debug!(session = %session.id, pid = process.pid(), "job process");
+    let mut room = Room::None;
+    let exit = match process.send(&order).await {
+        Ok(()) => {
+            drop(order);
+            follow(session, store, config, &mut process, &mut room).await
+        }
+        Err(_) => Exit::Silent,
+    };
+    let outcome = match exit {
+        Exit::Done => {
+            session.enter(SessionState::Completed, None);
+            let _ = process.reap(config.cancel_grace).await;
+            Outcome::Done
+        }
+        Exit::Said(problem) => {
+            // Told at once; the process needs a moment for its threads.
+            let end = match problem.kind {
+                Kind::Cancelled => SessionState::Cancelled,
+                _ => SessionState::Failed,
+            };
+            session.enter(end, Some(problem.clone()));
+            let _ = process.reap(config.cancel_grace).await;
+            Outcome::Failed(problem)
+        }
+        Exit::Silent => {
+            let status = process.reap(config.cancel_grace).await;
+            Outcome::Failed(process.obituary(status).await)
+        }
+        Exit::Kill(problem) => {
+            let _ = process.reap(std::time::Duration::ZERO).await;
+            Outcome::Failed(problem)
+        }
+        Exit::Cancel => {
+            let kill = session.wanted.borrow().kill;
+            if !kill && process.send(&ToChild::Cancel).await.is_ok() {
+                end_softly(session, config, &mut process).await;
+            }
+            let _ = process.reap(std::time::Duration::ZERO).await;
+            Outcome::Cancelled
+        }
+    };
+    // What was granted and not published is removed only now that nobody writes any more.
+    drop(room);
+    outcome
+}
+
+/// Waits for a cancelled child's end, at most the grace; also its messages, lest it block on them.
+async fn end_softly(session: &Session, config: &ChildConfig, process: &mut JobProcess) {
+    let mut wanted = session.wanted.subscribe();
+    tokio::select! {
+        () = async { while process.recv().await.is_some() {} } => {}
+        () = tokio::time::sleep(config.cancel_grace) => {}
+        _ = wanted.wait_for(|wanted| wanted.kill) => {}
+    }
+}
+
+async fn follow(
+    session: &Session,
+    store: &Arc<Store>,
+    config: &ChildConfig,
+    process: &mut JobProcess,
+    room: &mut Room,
+) -> Exit {
+    let mut wanted = session.wanted.subscribe();
+    wanted.mark_changed();
+    let mut told = Wanted::default();
+    let mut silent_from = Instant::now();
+    loop {
+        tokio::select! {
+            _ = wanted.changed() => {
+                let now = *wanted.borrow_and_update();
+                if now.cancel || now.kill {
+                    return Exit::Cancel;
+                }
+                if tell(process, told, now).await.is_err() {
+                    return Exit::Silent;
+                }
+                told = now;
+            }
+            message = process.recv() => {
+                silent_from = Instant::now();
+                let Some(message) = message else {
+                    return Exit::Silent;
+                };
+                match take(session, store, room, message) {
+                    Ok(None) => {}
+                    Ok(Some(exit)) => return exit,
+                    Err(problem) => return Exit::Kill(problem),
+                }
+            }
+            granted = grant(room) => {
+                let answer = match granted {
+                    Ok(file) => ToChild::Granted { file },
+                    Err(problem) => ToChild::Refused { problem },
+                };
+                if process.send(&answer).await.is_err() {
+                    return Exit::Silent;
+                }
+            }
+            () = tokio::time::sleep_until(silent_from + config.silence) => {
+                return Exit::Kill(Problem::new(
+                    Kind::Internal,
+                    format!(
+                        "the job process gave no sign of life for {} s",
+                        config.silence.as_secs_f32()
+                    ),
+                ));
+            }
+        }
+    }
+}
+
+async fn tell(process: &mut JobProcess, told: Wanted, now: Wanted) -> std::io::Result<()> {
+    if told.paused != now.paused {
+        process.send(&ToChild::Paused { on: now.paused }).await?;
+    }
+    if told.throttled != now.throttled {
+        let on = now.throttled;
+        process.send(&ToChild::Throttled { on }).await?;
+    }
+    Ok(())
+}
+
+/// The name on disk once there is room; never returns when none is wanted. Cancel safe.
+async fn grant(room: &mut Room) -> Result<String, Problem> {
+    let Room::Wanted(_, pending) = room else {
+        return std::future::pending().await;
+    };
+    let outcome = pending.await;
+    let Room::Wanted(name, _) = std::mem::take(room) else {
+        return std::future::pending().await;
+    };
+    let reservation = outcome?;
+    let file = reservation.file().to_owned();
+    *room = Room::Granted(name, reservation);
+    Ok(file)
+}
+
+/// One message of the child. An error is a breach of the protocol: the child is not to be trusted.
+fn take(
+    session: &Session,
+    store: &Arc<Store>,
+    room: &mut Room,
+    message: FromChild,
+) -> Result<Option<Exit>, Problem> {
+    match message {
+        FromChild::Ready | FromChild::Alive => {}
+        FromChild::Event(event) => match event {
+            Event::Log(mut line) => {
+                line.message = clip(redact(&line.message), MAX_LOG_BYTES);
+                session.note(line);
+            }
+            Event::Probed(_) | Event::Progress(_) => {
+                session.record(event);
+            }
+            Event::Segment(_) | Event::State(_) => return Err(breach("an event that is not its")),
+        },
+        FromChild::Reserve { name, bytes } => {
+            if !matches!(room, Room::None) {
+                return Err(breach("a second wish for room"));
+            }
+            let (store, shelf, wanted) = (store.clone(), session.shelf, name.clone());
+            let pending = async move { store.reserve(shelf, &wanted, bytes).await };
+            *room = Room::Wanted(name, Box::pin(pending));
+        }
+        FromChild::Published(segment) => match std::mem::take(room) {
+            Room::Granted(name, reservation) if name == segment.name => {
+                publish(session, store, reservation, segment)?;
+            }
+            Room::None | Room::Wanted(..) | Room::Granted(..) => {
+                return Err(breach("a file without room"));
+            }
+        },
+        FromChild::Done => return Ok(Some(Exit::Done)),
+        FromChild::Failed(mut problem) => {
+            problem.detail = redact(&problem.detail);
+            return Ok(Some(Exit::Said(problem)));
+        }
+    }
+    Ok(None)
+}
+
+fn publish(
+    session: &Session,
+    store: &Arc<Store>,
+    reservation: Reservation,
+    segment: Segment,
+) -> Result<(), Problem> {
+    store.commit(reservation, &segment)?;
+    session.record(Event::Segment(segment));
+    Ok(())
+}
+
+fn breach(what: &str) -> Problem {
+    Problem::new(Kind::Internal, format!("the job process sent {what}"))
+}

@@ -1,0 +1,530 @@
+//! Finished segments in a spool folder, under a hard ceiling of bytes (P6).
+//!
+//! A job asks for room before it writes ([`Store::reserve`]) and publishes afterwards
+//! ([`Store::commit`]). `used` counts every committed file and every reservation from before its
+//! first byte is written until after its file is unlinked, so the folder never holds more than the
+//! ceiling. When there is no room, files that were sent whole go first (oldest first; never the
+//! init, header or playlist of a session that still runs), then files of ended sessions; otherwise
+//! the job waits. A file that is being read is never dropped.
+//!
+//! Lock order: the store's lock is a leaf, nothing else is taken while it is held.
+
+mod spool;
+
+pub use spool::Spool;
+pub(crate) use spool::random_id;
+
+use crate::config::StoreConfig;
+use parking_lot::Mutex;
+use plexbeam_api::{
+    FileName, Id, Kind, Problem, Segment,
+    segment::{Digest, SegmentKind},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+/// A session's part of the store. Unlike a session's id it is never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShelfId(u64);
+
+/// All finished files of all sessions.
+#[derive(Debug)]
+pub struct Store {
+    config: StoreConfig,
+    folder: PathBuf,
+    inner: Mutex<Inner>,
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Bytes of committed files and reservations; on disk never more than the ceiling.
+    used: u64,
+    /// Next shelf and file number.
+    next: u64,
+    /// Counts fetches, so that they have an order.
+    clock: u64,
+    shelves: BTreeMap<ShelfId, Shelf>,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    dir: PathBuf,
+    entries: HashMap<FileName, Entry>,
+    /// Names in the order of their first publication.
+    order: Vec<FileName>,
+    ended: bool,
+    touched: Instant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    segment: Segment,
+    path: PathBuf,
+    /// Unlinked, or about to be; its bytes may be counted a moment longer.
+    dropped: bool,
+    /// Bytes sent without a gap from the start, by any number of requests.
+    sent_to: u64,
+    /// [`Inner::clock`] when the last byte was sent.
+    fetched: Option<u64>,
+    readers: u32,
+}
+
+impl Entry {
+    fn pinned(&self, shelf_ended: bool) -> bool {
+        !shelf_ended && self.segment.kind != SegmentKind::Media
+    }
+}
+
+/// What became of a name.
+#[derive(Debug)]
+pub enum Lookup {
+    /// It can be read.
+    Held(Reading),
+    /// It was published and dropped since.
+    Dropped,
+    /// It was never published.
+    Unknown,
+}
+
+/// A file that is being read; it is not dropped before this value is.
+#[derive(Debug)]
+pub struct Reading {
+    store: Arc<Store>,
+    shelf: ShelfId,
+    segment: Segment,
+    path: PathBuf,
+}
+
+impl Reading {
+    /// What the file is.
+    pub fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    /// Where its bytes are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Says that the bytes `from..to` were handed to the network.
+    pub fn sent(&self, from: u64, to: u64) {
+        let mut inner = self.store.inner.lock();
+        inner.clock += 1;
+        let clock = inner.clock;
+        let entry = inner
+            .shelves
+            .get_mut(&self.shelf)
+            .and_then(|shelf| shelf.entries.get_mut(&self.segment.name))
+            .filter(|entry| entry.path == self.path);
+        if let Some(entry) = entry {
+            if from <= entry.sent_to {
+                entry.sent_to = entry.sent_to.max(to);
+            }
+            if entry.sent_to >= entry.segment.size {
+                entry.fetched = Some(clock);
+            }
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        {
+            let mut inner = self.store.inner.lock();
+            if let Some(shelf) = inner.shelves.get_mut(&self.shelf) {
+                shelf.touched = Instant::now();
+                if let Some(entry) = shelf.entries.get_mut(&self.segment.name)
+                    && entry.path == self.path
+                {
+                    entry.readers = entry.readers.saturating_sub(1);
+                }
+            }
+        }
+        self.store.room.notify_waiters();
+    }
+}
+
+/// Room for one file. Dropping it uncommitted removes what was written and gives the room back.
+#[derive(Debug)]
+pub struct Reservation {
+    store: Arc<Store>,
+    shelf: ShelfId,
+    dir: PathBuf,
+    file: String,
+    bytes: u64,
+    committed: bool,
+}
+
+impl Reservation {
+    /// Name on disk, relative to the shelf's folder. The writer first writes `.NAME.part`, then
+    /// renames it.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Bytes granted.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Name under which a file is written before it is whole.
+pub fn part_name(file: &str) -> String {
+    format!(".{file}.part")
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        remove_file(&self.dir.join(part_name(&self.file)));
+        remove_file(&self.dir.join(&self.file));
+        self.store.give_back(self.bytes);
+    }
+}
+
+enum Plan {
+    /// Room was taken.
+    Taken,
+    /// Room was taken for when these are unlinked; then give `freed` back.
+    Unlink { victims: Vec<PathBuf>, freed: u64 },
+    /// Nothing may be dropped now.
+    Wait,
+}
+
+impl Store {
+    /// A store over an empty folder.
+    pub fn new(config: StoreConfig, folder: PathBuf) -> Arc<Self> {
+        Arc::new(Store {
+            config,
+            folder,
+            inner: Mutex::default(),
+            room: Notify::new(),
+        })
+    }
+
+    /// Bytes counted now.
+    pub fn used(&self) -> u64 {
+        self.inner.lock().used
+    }
+
+    /// Makes the folder of a session.
+    pub fn open_shelf(&self, session: &Id) -> io::Result<(ShelfId, PathBuf)> {
+        let mut inner = self.inner.lock();
+        inner.next += 1;
+        let id = ShelfId(inner.next);
+        let dir = self.folder.join(format!("{:06}-{session}", id.0));
+        std::fs::create_dir(&dir)?;
+        inner.shelves.insert(
+            id,
+            Shelf {
+                dir: dir.clone(),
+                entries: HashMap::new(),
+                order: Vec::new(),
+                ended: false,
+                touched: Instant::now(),
+            },
+        );
+        Ok((id, dir))
+    }
+
+    /// Takes room for `bytes`, dropping or waiting as the module says. Errors: `Exhausted` when
+    /// the file can never fit or nothing became free within the patience; `Gone` when the shelf is
+    /// removed meanwhile. Dropping the future gives up and leaves no trace.
+    pub async fn reserve(
+        self: &Arc<Self>,
+        shelf: ShelfId,
+        name: &FileName,
+        bytes: u64,
+    ) -> Result<Reservation, Problem> {
+        let deadline = tokio::time::Instant::now() + self.config.patience;
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            match self.plan(shelf, name, bytes)? {
+                Plan::Taken => return self.reservation(shelf, name, bytes),
+                Plan::Unlink { victims, freed } => {
+                    for path in &victims {
+                        remove_file(path);
+                    }
+                    self.give_back(freed);
+                    return self.reservation(shelf, name, bytes);
+                }
+                Plan::Wait => {
+                    // The second is for graces that end without an event.
+                    let next = tokio::time::Instant::now() + Duration::from_secs(1);
+                    tokio::select! {
+                        () = room => {}
+                        () = tokio::time::sleep_until(next.min(deadline)) => {}
+                    }
+                    if tokio::time::Instant::now() >= deadline {
+                        return Err(Problem::new(
+                            Kind::Exhausted,
+                            format!(
+                                "no room in the spool for {name} ({bytes} bytes of {}) and nobody \
+                                 fetched a segment for {} s; raise --spool-size",
+                                self.config.ceiling,
+                                self.config.patience.as_secs()
+                            ),
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    fn reservation(
+        self: &Arc<Self>,
+        shelf: ShelfId,
+        name: &FileName,
+        bytes: u64,
+    ) -> Result<Reservation, Problem> {
+        let mut inner = self.inner.lock();
+        inner.next += 1;
+        let file = format!("{:08}-{name}", inner.next);
+        match inner.shelves.get(&shelf) {
+            Some(found) => Ok(Reservation {
+                store: self.clone(),
+                shelf,
+                dir: found.dir.clone(),
+                file,
+                bytes,
+                committed: false,
+            }),
+            None => {
+                inner.used = inner.used.saturating_sub(bytes);
+                Err(shelf_gone())
+            }
+        }
+    }
+
+    fn plan(&self, shelf: ShelfId, name: &FileName, bytes: u64) -> Result<Plan, Problem> {
+        let ceiling = self.config.ceiling;
+        let mut inner = self.inner.lock();
+        let own = inner.shelves.get(&shelf).ok_or_else(shelf_gone)?;
+        let pinned: u64 = own
+            .entries
+            .values()
+            .filter(|entry| !entry.dropped && entry.pinned(own.ended))
+            .map(|entry| entry.segment.size)
+            .sum();
+        if bytes.saturating_add(pinned) > ceiling {
+            return Err(Problem::new(
+                Kind::Exhausted,
+                format!(
+                    "{name} has {bytes} bytes and the whole spool only {ceiling}; raise \
+                     --spool-size or ask for shorter segments"
+                ),
+            ));
+        }
+        if inner.used + bytes <= ceiling {
+            inner.used += bytes;
+            return Ok(Plan::Taken);
+        }
+        let need = inner.used + bytes - ceiling;
+        // Fetched before not fetched, then by age: of the fetch, or of the last look at an ended
+        // session.
+        let now = Instant::now();
+        let mut candidates: Vec<((bool, u64, ShelfId), FileName, u64)> = Vec::new();
+        for (&id, shelf) in &inner.shelves {
+            let untouched = now.saturating_duration_since(shelf.touched);
+            let stale = shelf.ended && untouched >= self.config.grace;
+            for entry in shelf.entries.values() {
+                if entry.dropped || entry.readers > 0 || entry.pinned(shelf.ended) {
+                    continue;
+                }
+                let rank = match entry.fetched {
+                    Some(clock) => (false, clock, id),
+                    None if stale => (true, u64::MAX - untouched.as_micros() as u64, id),
+                    None => continue,
+                };
+                candidates.push((rank, entry.segment.name.clone(), entry.segment.size));
+            }
+        }
+        candidates.sort();
+        let mut freed = 0;
+        let mut chosen = 0;
+        while freed < need && chosen < candidates.len() {
+            freed += candidates[chosen].2;
+            chosen += 1;
+        }
+        if freed < need {
+            return Ok(Plan::Wait);
+        }
+        let mut victims = Vec::with_capacity(chosen);
+        for ((_, _, id), name, _) in candidates.into_iter().take(chosen) {
+            let shelf = inner.shelves.get_mut(&id);
+            if let Some(entry) = shelf.and_then(|shelf| shelf.entries.get_mut(&name)) {
+                entry.dropped = true;
+                victims.push(entry.path.clone());
+            }
+        }
+        // Counted twice until they are unlinked, so that nobody else takes what they leave.
+        inner.used += bytes;
+        Ok(Plan::Unlink { victims, freed })
+    }
+
+    /// Makes a written file readable under its name. Errors: `Internal` when the bytes on disk are
+    /// not what was announced or the name was published before (a playlist may be).
+    pub fn commit(&self, mut reservation: Reservation, segment: &Segment) -> Result<(), Problem> {
+        let path = reservation.dir.join(&reservation.file);
+        let on_disk = std::fs::metadata(&path).map(|meta| meta.len()).ok();
+        if segment.size != reservation.bytes || on_disk != Some(segment.size) {
+            return Err(Problem::new(
+                Kind::Internal,
+                format!(
+                    "{} was announced with {} bytes, granted {}, and has {on_disk:?} on disk",
+                    segment.name, segment.size, reservation.bytes
+                ),
+            ));
+        }
+        let replaced = {
+            let mut inner = self.inner.lock();
+            let shelf = inner
+                .shelves
+                .get_mut(&reservation.shelf)
+                .ok_or_else(shelf_gone)?;
+            let entry = Entry {
+                segment: segment.clone(),
+                path,
+                dropped: false,
+                sent_to: 0,
+                fetched: None,
+                readers: 0,
+            };
+            match shelf.entries.get(&segment.name) {
+                Some(before) if before.segment.kind != SegmentKind::Playlist => {
+                    return Err(Problem::new(
+                        Kind::Internal,
+                        format!("{} was published twice", segment.name),
+                    ));
+                }
+                Some(_) => {}
+                None => shelf.order.push(segment.name.clone()),
+            }
+            shelf.entries.insert(segment.name.clone(), entry)
+        };
+        reservation.committed = true;
+        if let Some(before) = replaced.filter(|before| !before.dropped) {
+            remove_file(&before.path);
+            self.give_back(before.segment.size);
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, bytes: u64) {
+        {
+            let mut inner = self.inner.lock();
+            inner.used = inner.used.saturating_sub(bytes);
+        }
+        self.room.notify_waiters();
+    }
+
+    /// Opens a name for reading.
+    pub fn read(self: &Arc<Self>, shelf: ShelfId, name: &FileName) -> Lookup {
+        let mut inner = self.inner.lock();
+        let Some(found) = inner.shelves.get_mut(&shelf) else {
+            return Lookup::Unknown;
+        };
+        found.touched = Instant::now();
+        match found.entries.get_mut(name) {
+            None => Lookup::Unknown,
+            Some(entry) if entry.dropped => Lookup::Dropped,
+            Some(entry) => {
+                entry.readers += 1;
+                Lookup::Held(Reading {
+                    store: self.clone(),
+                    shelf,
+                    segment: entry.segment.clone(),
+                    path: entry.path.clone(),
+                })
+            }
+        }
+    }
+
+    /// The files that can be read, in the order of their publication.
+    pub fn list(&self, shelf: ShelfId) -> Vec<Segment> {
+        let mut inner = self.inner.lock();
+        let Some(shelf) = inner.shelves.get_mut(&shelf) else {
+            return Vec::new();
+        };
+        shelf.touched = Instant::now();
+        shelf
+            .order
+            .iter()
+            .filter_map(|name| shelf.entries.get(name))
+            .filter(|entry| !entry.dropped)
+            .map(|entry| entry.segment.clone())
+            .collect()
+    }
+
+    /// Digest of a name as last published, dropped or not.
+    pub fn digest(&self, shelf: ShelfId, name: &FileName) -> Option<Digest> {
+        let inner = self.inner.lock();
+        let entry = inner.shelves.get(&shelf)?.entries.get(name)?;
+        Some(entry.segment.digest.clone())
+    }
+
+    /// Somebody looked at this session: its retention starts anew.
+    pub fn touch(&self, shelf: ShelfId) {
+        if let Some(shelf) = self.inner.lock().shelves.get_mut(&shelf) {
+            shelf.touched = Instant::now();
+        }
+    }
+
+    /// Time since the last access; `None` when the shelf is gone.
+    pub fn untouched(&self, shelf: ShelfId) -> Option<Duration> {
+        let inner = self.inner.lock();
+        inner.shelves.get(&shelf).map(|s| s.touched.elapsed())
+    }
+
+    /// The session of this shelf ended: what it holds may be dropped for others.
+    pub fn end(&self, shelf: ShelfId) {
+        if let Some(shelf) = self.inner.lock().shelves.get_mut(&shelf) {
+            shelf.ended = true;
+        }
+        self.room.notify_waiters();
+    }
+
+    /// Removes a shelf with all its files. Its writer must be gone: call after the job's end.
+    /// Blocks on the disk.
+    pub fn remove(&self, shelf: ShelfId) {
+        let Some(gone) = self.inner.lock().shelves.remove(&shelf) else {
+            return;
+        };
+        if let Err(error) = std::fs::remove_dir_all(&gone.dir) {
+            tracing::warn!(dir = %gone.dir.display(), %error, "a session's folder could not be removed");
+        }
+        let bytes = gone
+            .entries
+            .values()
+            .filter(|entry| !entry.dropped)
+            .map(|entry| entry.segment.size)
+            .sum();
+        self.give_back(bytes);
+    }
+}
+
+fn shelf_gone() -> Problem {
+    Problem::new(Kind::Gone, "the session has ended and its files are gone")
+}
+
+fn remove_file(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "a spool file could not be removed");
+    }
+}
+
+#[cfg(test)]
+mod tests;
