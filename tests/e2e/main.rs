@@ -1,1 +1,3 @@
-fn main() {}
+//! PlexBeam end to end, one module per behaviour.
+
+mod fake;

@@ -271,9 +271,7 @@ impl TestEnv {
             if let Some(status) = mount.process.try_wait() {
                 panic!("the mount ended with {status}:\n{}", mount.process.tail());
             }
-            if mount_of(&mount.point).is_none() {
-                return None;
-            }
+            mount_of(&mount.point)?;
             let rows = getxattr(&mount.point, xattr::XATTR_WORKERS)?;
             let rows: Vec<xattr::WorkerRow> = serde_json::from_slice(&rows).ok()?;
             (!live || rows.iter().any(|r| r.live)).then_some(())

@@ -464,6 +464,9 @@ impl Run<'_> {
             }
         };
         let wall = started.elapsed();
+        if exit.is_some() {
+            job.read_again(8);
+        }
         let removal = Instant::now();
         if let Err(error) = fs::remove_dir_all(&dir) {
             job.fault(Rule::Remove, format!("rm -r {}: {error}", dir.display()));

@@ -7,6 +7,7 @@
 //! * [`argv`]: Plex's recorded command lines, and how a seek changes them (PROTOCOL 7).
 //! * [`fake_pms`]: keeps PROTOCOL 1, 5, 6 and 10, plays a client, and lists what the real one would
 //!   refuse or lose.
+//! * [`original`]: stands in for the real transcoder, well or badly behaved.
 //! * [`boxes`], [`container`]: the bytes of MP4, MPEG-TS and Matroska, read by hand.
 //! * [`probe`]: what `ffprobe` and `ffmpeg` say of files.
 //! * [`verify`]: the checks of a whole play against `ffmpeg`'s reference.
@@ -19,6 +20,7 @@ pub mod container;
 pub mod env;
 pub mod fake_pms;
 pub mod media;
+pub mod original;
 pub mod probe;
 pub mod verify;
 pub mod wait;

@@ -224,7 +224,7 @@ impl Shared {
             }
             ["progress"] => job.fault(Rule::Malformed, call),
             // A side output has a list of its own, which no client of ours reads.
-            _ if query.get("stream").is_some() => return (200, String::new()),
+            _ if query.contains_key("stream") => return (200, String::new()),
             _ => {
                 listing.insert(key);
                 job.posted(connection);

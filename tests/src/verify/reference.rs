@@ -49,14 +49,14 @@ pub fn encoded(film: &Path, shape: &Shape) -> Vec<(f64, bool)> {
     args.extend(["-f", "nut", &out_text]);
     media::ffmpeg(args);
     let from = shape.seek.unwrap_or(0.0);
-    presented(probe::packets(&out, Some("v:0")), 0.0)
+    presented(&probe::packets(&out, Some("v:0")), 0.0)
         .into_iter()
         .filter(|f| f.0 >= from - 1e-6)
         .collect()
 }
 
 /// Packets as (time, key) in order of presentation, `start` subtracted.
-pub fn presented(packets: Vec<probe::Packet>, start: f64) -> Vec<(f64, bool)> {
+pub fn presented(packets: &[probe::Packet], start: f64) -> Vec<(f64, bool)> {
     let mut frames: Vec<(f64, bool)> = packets
         .iter()
         .filter_map(|p| Some((p.pts_time? - start, p.key())))
@@ -69,7 +69,7 @@ pub fn presented(packets: Vec<probe::Packet>, start: f64) -> Vec<(f64, bool)> {
 #[track_caller]
 pub fn copied(film: &Path, shape: &Shape) -> Vec<(f64, bool)> {
     let packets = probe::packets(film, Some("v:0"));
-    let frames = presented(packets, film_start(film));
+    let frames = presented(&packets, film_start(film));
     let seek = shape.seek.unwrap_or(0.0);
     let from = frames
         .iter()
