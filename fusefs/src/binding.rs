@@ -1,0 +1,673 @@
+//! Which directory shows which session, and what of it is held.
+//!
+//! A directory is bound by `user.plexbeam.source`. From then on a task follows the session and holds
+//! its files in the order of their announcement; a name appears when its bytes are whole, checked
+//! and here, and keeps its size and bytes. The first removal of a held name, or of the directory,
+//! freezes the binding: nothing new appears, so that a recursive removal comes to its end while the
+//! worker still publishes.
+//!
+//! Locks: the table before one directory's state before the cache's shelf; none across an await.
+
+use crate::{
+    cache::{FileKey, Rank, Room, SegmentCache, Want},
+    config::Secret,
+    error::{Error, Result},
+    overlay::{UpperKey, UpperNode},
+    remote::{Catalog, FetchError, HttpSource, RemoteFile, Session, learn, same_session},
+};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use plexbeam_api::{
+    mount::{Binding, HELD_WAIT_MS, Held},
+    segment::SegmentKind,
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+use tokio::{sync::Notify, task::AbortHandle};
+
+/// Attempts to tell a worker that a session is over; its lease ends it anyway.
+const END_ATTEMPTS: u32 = 5;
+/// Longest pause between two attempts at a file whose worker does not answer.
+const MAX_PAUSE: Duration = Duration::from_secs(3);
+/// While there is no room: how often it is looked at whether the reader has nothing left.
+const STARVATION_CHECK: Duration = Duration::from_secs(1);
+/// Longest JSON of `user.plexbeam.held`; the kernel takes 64 KiB at most.
+const MAX_HELD_LIST: usize = 60 << 10;
+
+/// What bindings work with.
+#[derive(Debug)]
+pub struct Context {
+    /// What the workers have.
+    pub catalog: Arc<Catalog>,
+    /// How it is fetched.
+    pub source: Arc<HttpSource>,
+    /// Where it is held.
+    pub cache: Arc<SegmentCache>,
+    /// Downloads at a time, per directory.
+    pub parallel: usize,
+    /// Where tasks run.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// A file that is shown in a bound directory.
+#[derive(Debug)]
+pub struct HeldFile {
+    /// The worker's file.
+    pub file: Arc<RemoteFile>,
+    /// When it appeared.
+    pub since: SystemTime,
+    /// Owner and group shown: the directory's at the time of its binding.
+    pub owner: (u32, u32),
+    /// The binding that shows it.
+    pub bound: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    epoch: u64,
+    patterns: Vec<String>,
+    session: Arc<Session>,
+    /// All sessions that were ever bound here; they end with the directory.
+    sessions: Vec<Arc<Session>>,
+    frozen: bool,
+    held: BTreeMap<String, Arc<HeldFile>>,
+    /// Held names that were removed.
+    removed: HashSet<String>,
+    /// Names of this epoch that will not be held: damaged, gone, or taken by the upper layer.
+    never: HashSet<String>,
+    /// Held media that no reader has opened or passed by.
+    unread: HashSet<String>,
+    /// Highest number opened, by session and rendition.
+    positions: HashMap<(u64, u32, Option<u32>), u32>,
+    follower: Option<AbortHandle>,
+    changed_at: SystemTime,
+}
+
+impl State {
+    fn stop(&mut self) {
+        if let Some(follower) = self.follower.take() {
+            follower.abort();
+        }
+    }
+}
+
+/// A bound directory.
+#[derive(Debug)]
+pub struct BoundDir {
+    /// Never reused within this process.
+    pub uid: u64,
+    dir: UpperNode,
+    owner: (u32, u32),
+    context: Arc<Context>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+/// All bound directories.
+#[derive(Debug)]
+pub struct Bindings {
+    context: Arc<Context>,
+    table: RwLock<HashMap<UpperKey, Arc<BoundDir>>>,
+}
+
+impl Bindings {
+    /// None yet.
+    pub fn new(context: Arc<Context>) -> Self {
+        Bindings {
+            context,
+            table: RwLock::default(),
+        }
+    }
+
+    /// The binding of this directory.
+    pub fn get(&self, key: UpperKey) -> Option<Arc<BoundDir>> {
+        self.table.read().get(&key).cloned()
+    }
+
+    /// The binding of this `uid`.
+    pub fn by_uid(&self, uid: u64) -> Option<Arc<BoundDir>> {
+        self.table
+            .read()
+            .values()
+            .find(|bound| bound.uid == uid)
+            .cloned()
+    }
+
+    /// Takes the value of `user.plexbeam.source` for this directory.
+    pub fn bind(&self, dir: &UpperNode, value: &[u8]) -> Result<()> {
+        // serde's text may quote the value, which holds the token: it is not passed on.
+        let binding: Binding = serde_json::from_slice(value).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            Error::MalformedBinding(format!("no binding at line {line} column {column}"))
+        })?;
+        if binding.epoch == 0 {
+            return Err(Error::MalformedBinding("the first epoch is 1".into()));
+        }
+        let worker = self
+            .context
+            .catalog
+            .worker(&binding.worker)
+            .ok_or_else(|| Error::ForeignWorker(binding.worker.clone()))?;
+        let stat = dir.stat()?;
+        let mut table = self.table.write();
+        match table.get(&dir.key()) {
+            Some(bound) => bound.rebind(worker, binding),
+            None => {
+                let bound = BoundDir::new(
+                    dir,
+                    (stat.st_uid, stat.st_gid),
+                    &self.context,
+                    worker,
+                    binding,
+                )?;
+                table.insert(dir.key(), bound);
+                Ok(())
+            }
+        }
+    }
+
+    /// Forgets a directory that was removed: what was held goes, its sessions end.
+    pub fn remove(&self, key: UpperKey) {
+        let Some(bound) = self.table.write().remove(&key) else {
+            return;
+        };
+        let sessions = {
+            let mut state = bound.state.lock();
+            state.frozen = true;
+            state.stop();
+            state.held.clear();
+            std::mem::take(&mut state.sessions)
+        };
+        self.context.cache.leave(bound.uid);
+        bound.changed.notify_waiters();
+        for session in sessions {
+            self.context
+                .runtime
+                .spawn(end(self.context.source.clone(), session));
+        }
+    }
+
+    /// Forgets directories that were removed behind our back.
+    pub fn prune(&self) {
+        let lost: Vec<UpperKey> = self
+            .table
+            .read()
+            .iter()
+            .filter(|(_, bound)| bound.dir.stat().is_ok_and(|stat| stat.st_nlink == 0))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in lost {
+            self.remove(key);
+        }
+    }
+}
+
+impl BoundDir {
+    fn new(
+        dir: &UpperNode,
+        owner: (u32, u32),
+        context: &Arc<Context>,
+        worker: usize,
+        binding: Binding,
+    ) -> Result<Arc<Self>> {
+        static UIDS: AtomicU64 = AtomicU64::new(1);
+        let session = context.catalog.session(worker, &binding.session);
+        let bound = Arc::new(BoundDir {
+            uid: UIDS.fetch_add(1, Ordering::Relaxed),
+            dir: dir.duplicate()?,
+            owner,
+            context: context.clone(),
+            state: Mutex::new(State {
+                epoch: 0,
+                patterns: Vec::new(),
+                session,
+                sessions: Vec::new(),
+                frozen: false,
+                held: BTreeMap::new(),
+                removed: HashSet::new(),
+                never: HashSet::new(),
+                unread: HashSet::new(),
+                positions: HashMap::new(),
+                follower: None,
+                changed_at: SystemTime::now(),
+            }),
+            changed: Notify::new(),
+        });
+        context.cache.join(bound.uid);
+        bound.rebind(worker, binding)?;
+        Ok(bound)
+    }
+
+    fn rebind(self: &Arc<Self>, worker: usize, binding: Binding) -> Result<()> {
+        {
+            let mut state = self.state.lock();
+            if state.frozen || binding.epoch <= state.epoch {
+                return Err(Error::StaleBinding);
+            }
+            let session = self.context.catalog.session(worker, &binding.session);
+            session.origin.set_token(Secret::new(binding.token));
+            state.stop();
+            state.epoch = binding.epoch;
+            state.patterns = binding.patterns;
+            state.never.clear();
+            state.session = session.clone();
+            let known =
+                |other: &Arc<Session>| same_session(&other.origin, worker, &session.origin.session);
+            if !state.sessions.iter().any(known) {
+                state.sessions.push(session.clone());
+            }
+            let follower = follow(self.clone(), session, binding.epoch);
+            state.follower = Some(self.context.runtime.spawn(follower).abort_handle());
+        }
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// The held file of this name.
+    pub fn held(&self, name: &str) -> Option<Arc<HeldFile>> {
+        self.state.lock().held.get(name).cloned()
+    }
+
+    /// All held files in the order of their names.
+    pub fn list(&self) -> Vec<Arc<HeldFile>> {
+        self.state.lock().held.values().cloned().collect()
+    }
+
+    /// When the last name appeared or went.
+    pub fn changed_at(&self) -> SystemTime {
+        self.state.lock().changed_at
+    }
+
+    /// JSON of `user.plexbeam.held`. The kernel bounds an attribute's size: where the list would
+    /// not fit, the names last in order are given.
+    pub fn held_json(&self) -> Result<Vec<u8>> {
+        let mut list: Vec<Held> = self.list().iter().map(|held| describe(held)).collect();
+        loop {
+            let json = json(&list)?;
+            if json.len() <= MAX_HELD_LIST {
+                return Ok(json);
+            }
+            let surplus = (list.len() * (json.len() - MAX_HELD_LIST)).div_ceil(json.len());
+            list.drain(..surplus.clamp(1, list.len()));
+        }
+    }
+
+    /// JSON of `user.plexbeam.held.<name>`; waits for it at most [`HELD_WAIT_MS`].
+    pub async fn wait_held(self: Arc<Self>, name: String) -> Result<Vec<u8>> {
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(HELD_WAIT_MS);
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let mut version = {
+                let state = self.state.lock();
+                if let Some(held) = state.held.get(&name) {
+                    return json(&describe(held));
+                }
+                let version = state.session.watch();
+                let matches = state.patterns.iter().any(|pattern| fits(pattern, &name));
+                // All files of a session are in its list before it counts as over.
+                let over = state.session.is_over();
+                let hopeless = state.frozen
+                    || !matches
+                    || state.removed.contains(&name)
+                    || state.never.contains(&name)
+                    || over && state.session.file(&name).is_none();
+                if hopeless {
+                    return Err(Error::NoAttribute);
+                }
+                version
+            };
+            tokio::select! {
+                () = changed => {}
+                _ = version.changed() => {}
+                () = tokio::time::sleep_until(deadline) => return Err(Error::NotYet),
+            }
+        }
+    }
+
+    /// Removes a held name and freezes the binding. False when the name is not held.
+    pub fn unlink(&self, name: &str) -> bool {
+        let removed = {
+            let mut state = self.state.lock();
+            let Some(held) = state.held.remove(name) else {
+                return false;
+            };
+            state.unread.remove(name);
+            state.removed.insert(name.to_owned());
+            state.frozen = true;
+            state.changed_at = SystemTime::now();
+            state.stop();
+            held
+        };
+        self.context.cache.remove(&FileKey::of(&removed.file));
+        self.changed.notify_waiters();
+        true
+    }
+
+    /// Nothing new appears from now on.
+    pub fn freeze(&self) {
+        {
+            let mut state = self.state.lock();
+            state.frozen = true;
+            state.stop();
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Keeps names from appearing while the upper layer is changed; fails where `name` is held.
+    pub fn claim(&self, name: &str) -> Result<Claim<'_>> {
+        let state = self.state.lock();
+        if state.held.contains_key(name) {
+            Err(Error::Taken)
+        } else {
+            Ok(Claim { _state: state })
+        }
+    }
+
+    /// A reader opened this file: what lies before it may go.
+    pub fn opened(&self, held: &HeldFile) {
+        let segment = held.file.segment();
+        let mut state = self.state.lock();
+        state.unread.remove(segment.name.as_str());
+        let Some(number) = segment.number else {
+            return;
+        };
+        let stream = |segment: &plexbeam_api::Segment, origin: u64| {
+            (origin, segment.output, segment.rendition)
+        };
+        let here = stream(&segment, held.file.origin.uid);
+        let position = state.positions.entry(here).or_insert(0);
+        *position = number.max(*position);
+        let position = *position;
+        let passed: Vec<(String, FileKey)> = state
+            .unread
+            .iter()
+            .filter_map(|name| {
+                let other = &state.held.get(name)?.file;
+                let segment = other.segment();
+                let before = stream(&segment, other.origin.uid) == here
+                    && segment.number.is_some_and(|n| n < position);
+                before.then(|| (name.clone(), FileKey::of(other)))
+            })
+            .collect();
+        for (name, key) in passed {
+            state.unread.remove(&name);
+            self.context.cache.set_rank(&key, Rank::Free, None);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// A reader closed this file.
+    pub fn closed(&self, held: &HeldFile) {
+        if held.file.segment().kind == SegmentKind::Media {
+            self.context
+                .cache
+                .set_rank(&FileKey::of(&held.file), Rank::Free, None);
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Shows a file whose bytes are here and checked. `epoch` is that of the follower: a later
+    /// binding has its own.
+    fn publish(&self, epoch: u64, file: &Arc<RemoteFile>) {
+        let name = file.name.as_str();
+        let segment = file.segment();
+        {
+            let mut state = self.state.lock();
+            if state.frozen
+                || state.epoch != epoch
+                || state.held.contains_key(name)
+                || state.removed.contains(name)
+            {
+                return;
+            }
+            if self.dir.has(name.as_ref()) {
+                state.never.insert(name.to_owned());
+            } else {
+                let rank = match segment.kind {
+                    SegmentKind::Init | SegmentKind::Header => Rank::Keep,
+                    SegmentKind::Media => {
+                        state.unread.insert(name.to_owned());
+                        Rank::Unread
+                    }
+                    SegmentKind::Playlist => Rank::Free,
+                };
+                self.context
+                    .cache
+                    .set_rank(&FileKey::of(file), rank, Some(self.uid));
+                let held = HeldFile {
+                    file: file.clone(),
+                    since: SystemTime::now(),
+                    owner: self.owner,
+                    bound: self.uid,
+                };
+                state.held.insert(name.to_owned(), Arc::new(held));
+                state.changed_at = SystemTime::now();
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn give_up(&self, epoch: u64, file: &RemoteFile) {
+        {
+            let mut state = self.state.lock();
+            if state.epoch == epoch {
+                state.never.insert(file.name.as_str().to_owned());
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// True when a file of this session is wanted and not held yet.
+    fn wants(&self, file: &RemoteFile) -> bool {
+        let name = file.name.as_str();
+        let state = self.state.lock();
+        !state.held.contains_key(name)
+            && !state.removed.contains(name)
+            && state.patterns.iter().any(|pattern| fits(pattern, name))
+    }
+
+    /// True when nothing is left to read but segments of this number: the reader cannot go on, and
+    /// so can free no room, before this one is shown.
+    fn is_starving(&self, number: Option<u32>) -> bool {
+        let state = self.state.lock();
+        state.unread.iter().all(|name| {
+            state
+                .held
+                .get(name)
+                .is_none_or(|held| held.file.segment().number == number)
+        })
+    }
+
+    /// Room for a file, in turn. `None` when it is to be shown without being kept: it is bigger
+    /// than the ceiling, or the reader would wait for ever.
+    async fn room(&self, file: &RemoteFile) -> Option<Room> {
+        let cache = &self.context.cache;
+        let segment = file.segment();
+        if cache.is_too_big(segment.size) {
+            return None;
+        }
+        let mut starved = false;
+        loop {
+            let freed = cache.freed();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if let Some(room) = cache.try_room(segment.size, Want::Share(self.uid)) {
+                return Some(room);
+            }
+            tokio::select! {
+                () = freed => {}
+                () = tokio::time::sleep(STARVATION_CHECK) => {
+                    // Twice in a row: a reader between two files is not starving.
+                    let starving = self.is_starving(segment.number);
+                    if std::mem::replace(&mut starved, starving) && starving {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Holds one file and shows it. Ends when it is shown or will never be.
+    async fn hold(self: Arc<Self>, epoch: u64, file: Arc<RemoteFile>, mut room: Option<Room>) {
+        let cache = &self.context.cache;
+        let mut pause = Duration::from_millis(200);
+        loop {
+            let outcome = match room.take() {
+                Some(room) => cache.fetch(&file, room).await.map(Some),
+                None => cache.examine(&file).await.map(|()| None),
+            };
+            let (session, name) = (&file.origin.session, &file.name);
+            match outcome {
+                // The cache file stays while `_here` lives, so its rank is set in time.
+                Ok(_here) => return self.publish(epoch, &file),
+                Err(FetchError::Local(error)) => {
+                    tracing::warn!(%session, %name, %error, "cannot keep the file, showing it uncached");
+                    room = None;
+                    continue;
+                }
+                Err(error) if error.is_passing() => {
+                    tracing::debug!(%session, %name, %error, "not fetched, trying on");
+                }
+                Err(error) => {
+                    tracing::error!(%session, %name, %error, "the file will not be shown");
+                    return self.give_up(epoch, &file);
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+            room = self.room(&file).await;
+        }
+    }
+}
+
+/// Keeps names from appearing in a directory until it is dropped.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    _state: MutexGuard<'a, State>,
+}
+
+/// Follows a session for one epoch of a binding. Ends with the session; aborted with the epoch.
+async fn follow(bound: Arc<BoundDir>, session: Arc<Session>, epoch: u64) {
+    let mut version = session.watch();
+    {
+        let (source, session) = (bound.context.source.clone(), session.clone());
+        // The binding's first files need not wait for the event stream.
+        bound
+            .context
+            .runtime
+            .spawn(async move { learn(&source, &session).await });
+    }
+    // Aborted with this task.
+    let mut downloads = tokio::task::JoinSet::new();
+    let mut position = 0;
+    loop {
+        version.mark_unchanged();
+        let files = session.since(position);
+        position += files.len();
+        for file in files {
+            if !bound.wants(&file) {
+                continue;
+            }
+            if file.is_mutable() {
+                bound.publish(epoch, &file);
+                continue;
+            }
+            while downloads.len() >= bound.context.parallel {
+                downloads.join_next().await;
+            }
+            let room = bound.room(&file).await;
+            downloads.spawn(bound.clone().hold(epoch, file, room));
+        }
+        while downloads.try_join_next().is_some() {}
+        if session.is_gone() {
+            break;
+        }
+        if version.changed().await.is_err() {
+            break;
+        }
+    }
+    while downloads.join_next().await.is_some() {}
+}
+
+async fn end(source: Arc<HttpSource>, session: Arc<Session>) {
+    let mut pause = Duration::from_millis(200);
+    for _ in 0..END_ATTEMPTS {
+        match source.end(&session.origin).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::debug!(session = %session.origin.session, %error, "cannot end the session");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+    tracing::warn!(session = %session.origin.session, "left to its lease: its worker does not answer");
+}
+
+fn describe(held: &HeldFile) -> Held {
+    let segment = held.file.segment();
+    Held {
+        name: segment.name.clone(),
+        size: segment.size,
+        digest: segment.digest.clone(),
+    }
+}
+
+/// JSON of a value for an attribute.
+pub fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|_| Error::Internal("a value has no JSON form"))
+}
+
+/// True where `name` is `pattern` with any text for each `*`.
+fn fits(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
+    let Some(last) = parts.next_back() else {
+        return rest.is_empty();
+    };
+    // The leftmost place for each inner part leaves the most for those behind it.
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fits;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, name, expected) in [
+            ("header", "header", true),
+            ("header", "header2", false),
+            ("chunk-stream*-*.m4s", "chunk-stream0-00001.m4s", true),
+            ("chunk-stream*-*.m4s", "chunk-stream0.m4s", false),
+            ("media-*.ts", "media-.ts", true),
+            ("media-*.ts", "media-1.ts.tmp", false),
+            ("*", "anything", true),
+            ("a*a", "a", false),
+            ("a*ab*b", "aabb", true),
+            ("a*ab*b", "aab", false),
+            ("*a*", "bab", true),
+            ("", "", true),
+            ("", "x", false),
+        ] {
+            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}

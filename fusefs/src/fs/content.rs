@@ -1,0 +1,470 @@
+//! Open, read, write, release.
+
+use super::{Answer, BeamFs, remote_file};
+use crate::{
+    binding::HeldFile,
+    cache::{FileKey, Got},
+    error::{Error, Result},
+    handle::{Handle, Mode, RemoteHandle, UpperFile},
+    inode::{Inode, Node, Passthrough},
+    overlay::{read_full, write_full},
+    remote::{FetchError, RemoteFile, SegmentSource},
+};
+use bytes::{Bytes, BytesMut};
+use fuser::BackingId;
+use futures_util::StreamExt;
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{FallocateFlags, OFlags, SeekFrom},
+    io::Errno,
+};
+use sha2::{Digest as _, Sha256};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+/// Bytes asked for at a time when a file streams past the cache.
+const WINDOW: u64 = 1 << 20;
+/// Largest playlist.
+const MAX_PLAYLIST: usize = 16 << 20;
+/// Longest pause between two attempts of a waiting read.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Registers a descriptor for passthrough.
+pub type Register<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<BackingId>;
+
+/// How the kernel is to use an open file.
+#[derive(Debug)]
+pub enum Access {
+    /// By this backing file.
+    Passthrough(Arc<BackingId>),
+    /// Through the page cache; `keep` what an earlier open left there.
+    Cached {
+        /// The bytes never change.
+        keep: bool,
+    },
+    /// Past the page cache.
+    Direct,
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its handle.
+    pub handle: u64,
+    /// How the kernel is to use it.
+    pub access: Access,
+    /// The file came from a worker: there is nothing to flush.
+    pub remote: bool,
+}
+
+impl BeamFs {
+    /// `open`.
+    pub fn open(&self, number: u64, flags: i32, register: Register<'_>) -> Result<Opened> {
+        let inode = self.inodes.get(number)?;
+        let flags = OFlags::from_bits_retain(flags as u32);
+        match &inode.node {
+            Node::Upper(node) => {
+                let fd = node.open(flags.difference(OFlags::CREATE | OFlags::EXCL))?;
+                Ok(self.opened_upper(inode, fd, register))
+            }
+            Node::Held(held) => {
+                let (file, held) = (held.file.clone(), Some(held.clone()));
+                self.open_remote(inode, file, held, flags, register)
+            }
+            Node::File(file) => {
+                let file = file.clone();
+                self.open_remote(inode, file, None, flags, register)
+            }
+            Node::Sessions | Node::Session(_) => Err(Error::IsDirectory),
+        }
+    }
+
+    pub(super) fn opened_upper(
+        &self,
+        inode: Arc<Inode>,
+        fd: OwnedFd,
+        register: Register<'_>,
+    ) -> Opened {
+        let regular = matches!(&inode.node, Node::Upper(node)
+            if node.kind() == rustix::fs::FileType::RegularFile);
+        let access = {
+            let mut io = inode.io.lock();
+            if let Some(passthrough) = &mut io.passthrough {
+                passthrough.opens += 1;
+                Access::Passthrough(passthrough.backing.clone())
+            } else {
+                let backing = if regular && io.cached == 0 {
+                    self.register(fd.as_fd(), register)
+                } else {
+                    None
+                };
+                match backing {
+                    Some(backing) => {
+                        io.passthrough = Some(Passthrough {
+                            backing: backing.clone(),
+                            pinned: None,
+                            opens: 1,
+                        });
+                        Access::Passthrough(backing)
+                    }
+                    None => {
+                        io.cached += 1;
+                        Access::Cached { keep: false }
+                    }
+                }
+            }
+        };
+        let mode = mode_of(&access);
+        let handle = self
+            .handles
+            .add(Handle::Upper(UpperFile { inode, fd, mode }));
+        Opened {
+            handle,
+            access,
+            remote: false,
+        }
+    }
+
+    fn open_remote(
+        &self,
+        inode: Arc<Inode>,
+        file: Arc<RemoteFile>,
+        held: Option<Arc<HeldFile>>,
+        flags: OFlags,
+        register: Register<'_>,
+    ) -> Result<Opened> {
+        if flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC) {
+            return Err(Error::WorkerMade);
+        }
+        let held = held.and_then(|held| {
+            let bound = self.parts.bindings.by_uid(held.bound)?;
+            Some((bound, held))
+        });
+        if let Some((bound, held)) = &held {
+            bound.opened(held);
+        }
+        let (access, pinned) = if file.is_mutable() {
+            (Access::Direct, None)
+        } else {
+            let mut io = inode.io.lock();
+            if let Some(passthrough) = &mut io.passthrough {
+                passthrough.opens += 1;
+                (
+                    Access::Passthrough(passthrough.backing.clone()),
+                    passthrough.pinned.clone(),
+                )
+            } else if let Some(here) = self.parts.cache.get(&FileKey::of(&file)) {
+                let backing = if io.cached == 0 {
+                    self.register(here.file().as_fd(), register)
+                } else {
+                    None
+                };
+                match backing {
+                    Some(backing) => {
+                        io.passthrough = Some(Passthrough {
+                            backing: backing.clone(),
+                            pinned: Some(here.clone()),
+                            opens: 1,
+                        });
+                        (Access::Passthrough(backing), Some(here))
+                    }
+                    None => {
+                        io.cached += 1;
+                        (Access::Cached { keep: true }, Some(here))
+                    }
+                }
+            } else {
+                (Access::Direct, None)
+            }
+        };
+        let mode = mode_of(&access);
+        let handle = self.handles.add(Handle::Remote(RemoteHandle {
+            inode,
+            file,
+            held,
+            pinned,
+            mode,
+            window: tokio::sync::Mutex::default(),
+        }));
+        Ok(Opened {
+            handle,
+            access,
+            remote: true,
+        })
+    }
+
+    fn register(&self, fd: BorrowedFd<'_>, register: Register<'_>) -> Option<Arc<BackingId>> {
+        if !self.passthrough.load(Ordering::Acquire) {
+            return None;
+        }
+        match register(fd) {
+            Ok(backing) => Some(Arc::new(backing)),
+            Err(error) => {
+                // Without CAP_SYS_ADMIN none will be granted.
+                if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP)) {
+                    tracing::info!(%error, "no passthrough, reading and writing by hand");
+                    self.passthrough.store(false, Ordering::Release);
+                } else {
+                    tracing::debug!(%error, "no passthrough for this file");
+                }
+                None
+            }
+        }
+    }
+
+    /// `close` of the last descriptor.
+    pub fn release(&self, handle: u64) {
+        let Some(handle) = self.handles.remove(handle) else {
+            return;
+        };
+        let (inode, mode) = match &*handle {
+            Handle::Upper(file) => (&file.inode, file.mode),
+            Handle::Remote(remote) => (&remote.inode, remote.mode),
+            Handle::Dir(_) => return,
+        };
+        let unregistered = {
+            let mut io = inode.io.lock();
+            match mode {
+                Mode::Passthrough => match &mut io.passthrough {
+                    Some(passthrough) if passthrough.opens > 1 => {
+                        passthrough.opens -= 1;
+                        None
+                    }
+                    _ => io.passthrough.take(),
+                },
+                Mode::Cached => {
+                    io.cached = io.cached.saturating_sub(1);
+                    None
+                }
+                Mode::Direct => None,
+            }
+        };
+        drop(unregistered);
+        let closed = match &*handle {
+            Handle::Remote(remote) => Some(remote.held.clone()),
+            Handle::Upper(_) | Handle::Dir(_) => None,
+        };
+        // The cache file must be let go before it is said that it may be pushed out.
+        drop(handle);
+        match closed {
+            Some(Some((bound, held))) => bound.closed(&held),
+            Some(None) => self.parts.cache.closed(),
+            None => {}
+        }
+    }
+
+    /// `read`: up to `len` bytes, fewer at the end of the file only.
+    pub fn read(&self, handle: u64, offset: u64, len: usize) -> Result<Answer<Bytes>> {
+        let handle = self.handles.get(handle)?;
+        let remote = match &*handle {
+            Handle::Upper(file) => {
+                let mut buffer = vec![0; len];
+                let read = read_full(&file.fd, &mut buffer, offset)?;
+                buffer.truncate(read);
+                return Ok(Answer::Now(buffer.into()));
+            }
+            Handle::Remote(remote) => remote,
+            Handle::Dir(_) => return Err(Error::IsDirectory),
+        };
+        if !remote.file.is_mutable() {
+            if offset >= remote.file.size() {
+                return Ok(Answer::Now(Bytes::new()));
+            }
+            let here = remote.pinned.clone();
+            let here = here.or_else(|| self.parts.cache.get(&FileKey::of(&remote.file)));
+            if let Some(here) = here {
+                return Ok(Answer::Now(here.read(offset, len)?.into()));
+            }
+        }
+        let (cache, source) = (self.parts.cache.clone(), self.parts.source.clone());
+        let deadline = self.parts.read_deadline;
+        Ok(Answer::Later(Box::pin(async move {
+            let Handle::Remote(remote) = &*handle else {
+                return Err(Error::Internal("a handle changed its kind"));
+            };
+            let read = async {
+                let mut pause = Duration::from_millis(50);
+                loop {
+                    let outcome = if remote.file.is_mutable() {
+                        read_playlist(&*source, remote, offset, len).await
+                    } else {
+                        match cache.demand(&remote.file).await {
+                            Ok(Got::File(here)) => return here.read(offset, len).map(Bytes::from),
+                            Ok(Got::NoRoom) => read_past(&*source, remote, offset, len).await,
+                            Err(error) => Err(error),
+                        }
+                    };
+                    match outcome {
+                        Ok(bytes) => return Ok(bytes),
+                        Err(error) if error.is_passing() => {}
+                        Err(FetchError::Gone) => return Err(Error::Gone),
+                        Err(error) => return Err(Error::Remote(error.to_string())),
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+            };
+            match tokio::time::timeout(deadline, read).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Error::Deadline(deadline)),
+            }
+        })))
+    }
+
+    /// `write`.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
+        write_full(&self.upper_file(handle)?.fd, data, offset)
+    }
+
+    /// `fsync`.
+    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
+        match self.upper_file(handle) {
+            Ok(file) if data_only => Ok(rustix::fs::fdatasync(&file.fd)?),
+            Ok(file) => Ok(rustix::fs::fsync(&file.fd)?),
+            // A worker's file is as safe as it will be.
+            Err(Error::WorkerMade) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `fallocate`.
+    pub fn fallocate(&self, handle: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
+        let mode = FallocateFlags::from_bits_retain(mode as u32);
+        Ok(rustix::fs::fallocate(
+            &self.upper_file(handle)?.fd,
+            mode,
+            offset,
+            len,
+        )?)
+    }
+
+    /// `lseek` to data or a hole; a worker's file has no holes.
+    pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
+        let start = u64::try_from(offset).map_err(|_| Error::Backing(Errno::INVAL))?;
+        let handle = self.handles.get(handle)?;
+        match (&*handle, whence) {
+            (Handle::Upper(file), libc::SEEK_DATA) => {
+                Ok(rustix::fs::seek(&file.fd, SeekFrom::Data(start))? as i64)
+            }
+            (Handle::Upper(file), libc::SEEK_HOLE) => {
+                Ok(rustix::fs::seek(&file.fd, SeekFrom::Hole(start))? as i64)
+            }
+            (Handle::Remote(remote), libc::SEEK_DATA | libc::SEEK_HOLE) => {
+                let size = remote.file.size();
+                if start >= size {
+                    Err(Error::Backing(Errno::NXIO))
+                } else if whence == libc::SEEK_DATA {
+                    Ok(offset)
+                } else {
+                    Ok(size as i64)
+                }
+            }
+            _ => Err(Error::Backing(Errno::INVAL)),
+        }
+    }
+
+    fn upper_file(&self, handle: u64) -> Result<UpperRef> {
+        let handle = self.handles.get(handle)?;
+        match &*handle {
+            Handle::Upper(_) => Ok(UpperRef(handle)),
+            Handle::Remote(_) => Err(Error::WorkerMade),
+            Handle::Dir(_) => Err(Error::IsDirectory),
+        }
+    }
+
+    /// True when this inode's content comes from a worker.
+    pub fn is_remote(&self, number: u64) -> bool {
+        self.inodes
+            .get(number)
+            .is_ok_and(|inode| remote_file(&inode.node).is_some())
+    }
+}
+
+/// A handle known to be a file of the upper layer.
+struct UpperRef(Arc<Handle>);
+
+impl std::ops::Deref for UpperRef {
+    type Target = UpperFile;
+
+    fn deref(&self) -> &UpperFile {
+        match &*self.0 {
+            Handle::Upper(file) => file,
+            Handle::Remote(_) | Handle::Dir(_) => unreachable!("checked where it is made"),
+        }
+    }
+}
+
+fn mode_of(access: &Access) -> Mode {
+    match access {
+        Access::Passthrough(_) => Mode::Passthrough,
+        Access::Cached { .. } => Mode::Cached,
+        Access::Direct => Mode::Direct,
+    }
+}
+
+/// Reads from a worker past the cache, a window ahead.
+async fn read_past(
+    source: &dyn SegmentSource,
+    remote: &RemoteHandle,
+    offset: u64,
+    len: usize,
+) -> Result<Bytes, FetchError> {
+    let size = remote.file.size();
+    let wanted = (size - offset).min(len as u64);
+    let mut window = remote.window.lock().await;
+    if !covers(&window, offset, wanted) {
+        let ahead = (size - offset).min(wanted.max(WINDOW));
+        let mut body = source.open(&remote.file, Some((offset, ahead))).await?;
+        let mut bytes = BytesMut::with_capacity(ahead as usize);
+        while let Some(chunk) = body.chunks.next().await {
+            bytes.extend_from_slice(&chunk?);
+            if bytes.len() as u64 > ahead {
+                return Err(FetchError::Damaged("too long"));
+            }
+        }
+        if (bytes.len() as u64) < ahead {
+            return Err(FetchError::Unreachable("the range broke off".into()));
+        }
+        *window = (offset, bytes.freeze());
+    }
+    let start = (offset - window.0) as usize;
+    Ok(window.1.slice(start..start + wanted as usize))
+}
+
+fn covers(window: &(u64, Bytes), offset: u64, len: u64) -> bool {
+    offset >= window.0 && offset + len <= window.0 + window.1.len() as u64
+}
+
+/// Reads a playlist: fetched anew when read from its start, so that one reader sees one version.
+async fn read_playlist(
+    source: &dyn SegmentSource,
+    remote: &RemoteHandle,
+    offset: u64,
+    len: usize,
+) -> Result<Bytes, FetchError> {
+    let mut window = remote.window.lock().await;
+    if offset == 0 || window.1.is_empty() {
+        let mut body = source.open(&remote.file, None).await?;
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = body.chunks.next().await {
+            bytes.extend_from_slice(&chunk?);
+            if bytes.len() > MAX_PLAYLIST {
+                return Err(FetchError::Damaged("too long"));
+            }
+        }
+        if let Some(expected) = &body.digest {
+            let digest = Sha256::digest(&bytes);
+            let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            if digest != *expected {
+                return Err(FetchError::Unreachable("the playlist came damaged".into()));
+            }
+        }
+        *window = (0, bytes.freeze());
+    }
+    let start = (offset as usize).min(window.1.len());
+    let end = (start + len).min(window.1.len());
+    Ok(window.1.slice(start..end))
+}

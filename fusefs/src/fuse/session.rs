@@ -1,0 +1,280 @@
+//! The mount itself: made, served, taken back.
+//!
+//! The device is opened and mounted here rather than by fuser, because fuser's own unmount goes by
+//! path and would take away a newer mount at the same place. Where `mount(2)` is not allowed,
+//! `fusermount3` does it through fuser.
+
+use super::Adapter;
+use crate::error::SetupError;
+use fuser::{BackgroundSession, Config, MountOption, Notifier, Session, SessionACL};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, StatxFlags},
+    io::Errno,
+    mount::{MountFlags, UnmountFlags},
+};
+use std::{
+    ffi::CString,
+    io,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+/// File system type in the mount table.
+const FS_TYPE: &str = "fuse.plexbeam";
+/// Name of the source in the mount table.
+const SOURCE: &str = "plexbeam";
+/// How long an existing mount may take to say that it lives.
+const LIFE_SIGN: Duration = Duration::from_secs(2);
+/// How long an unmount waits for the kernel's last call. Files still open then see their
+/// connection end with the process.
+const LAST_CALL: Duration = Duration::from_secs(2);
+
+/// A mount that is being served.
+#[derive(Debug)]
+pub struct Served {
+    path: PathBuf,
+    /// Id of the mount in the kernel, so that no other is taken back.
+    id: Option<u64>,
+    session: Option<BackgroundSession>,
+    by_helper: bool,
+}
+
+/// Clears a mountpoint whose daemon has died (its paths answer `ENOTCONN`), and refuses one whose
+/// daemon lives or hangs.
+pub fn clear_stale(mountpoint: &Path) -> Result<(), SetupError> {
+    let failed = |source| SetupError::Mountpoint {
+        path: mountpoint.to_path_buf(),
+        source,
+    };
+    // Each round takes away one dead mount; several may lie on one another.
+    for _ in 0..16 {
+        match alive(mountpoint) {
+            None => return Err(SetupError::Hung(mountpoint.to_path_buf())),
+            Some(Ok(true)) => return Ok(()),
+            Some(Ok(false)) => {
+                return Err(failed(io::Error::from_raw_os_error(libc::ENOTDIR)));
+            }
+            Some(Err(error)) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+                tracing::warn!(path = %mountpoint.display(), "taking away a stale mount");
+                detach(mountpoint).map_err(failed)?;
+            }
+            Some(Err(error)) => return Err(failed(error)),
+        }
+    }
+    Err(SetupError::Hung(mountpoint.to_path_buf()))
+}
+
+/// Refuses a mountpoint that carries a live mount of ours.
+pub fn refuse_mounted(mountpoint: &Path) -> Result<(), SetupError> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let wanted = mountpoint.as_os_str().as_bytes();
+    let mounted = table.lines().any(|line| {
+        let mut fields = line.split(' ');
+        let here = fields.nth(4).is_some_and(|field| unescape(field) == wanted);
+        here && fields.skip_while(|field| *field != "-").nth(1) == Some(FS_TYPE)
+    });
+    if mounted {
+        Err(SetupError::AlreadyMounted(mountpoint.to_path_buf()))
+    } else {
+        Ok(())
+    }
+}
+
+/// A field of the mount table: blanks and backslashes are octal there.
+fn unescape(field: &str) -> Vec<u8> {
+    let bytes = field.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let octal = bytes[at..]
+            .get(1..4)
+            .filter(|_| bytes[at] == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match octal {
+            Some(byte) => {
+                plain.push(byte);
+                at += 4;
+            }
+            None => {
+                plain.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    plain
+}
+
+/// Whether the path is a directory; `None` when nothing answers. A hung daemon blocks the thread
+/// that asks, so it is another than ours.
+fn alive(path: &Path) -> Option<io::Result<bool>> {
+    let (tell, told) = mpsc::channel();
+    let path = path.to_path_buf();
+    std::thread::spawn(move || {
+        // Nobody may listen any more.
+        let _ = tell.send(std::fs::metadata(path).map(|meta| meta.is_dir()));
+    });
+    told.recv_timeout(LIFE_SIGN).ok()
+}
+
+fn detach(path: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(path, UnmountFlags::DETACH) {
+        Ok(()) => Ok(()),
+        Err(Errno::PERM) => {
+            let status = std::process::Command::new("fusermount3")
+                .args(["-u", "-z", "-q", "--"])
+                .arg(path)
+                .status()?;
+            if status.success() {
+                Ok(())
+            } else {
+                Err(Errno::PERM.into())
+            }
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn mount_id(path: &Path) -> Option<u64> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let stat = rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::MNT_ID).ok()?;
+    (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id)
+}
+
+impl Served {
+    /// Mounts and begins to serve. When this returns the kernel has agreed: the first call on the
+    /// mountpoint is answered here.
+    pub fn start(
+        adapter: Adapter,
+        mountpoint: &Path,
+        allow_other: bool,
+        threads: usize,
+    ) -> Result<Self, SetupError> {
+        let failed = |hint| {
+            move |source: io::Error| SetupError::Mount {
+                path: mountpoint.to_path_buf(),
+                source,
+                hint,
+            }
+        };
+        // The kernel has applied the caller's mask already.
+        rustix::process::umask(Mode::empty());
+        let acl = if allow_other {
+            SessionACL::All
+        } else {
+            SessionACL::Owner
+        };
+        let mut config = Config::default();
+        config.acl = acl;
+        config.n_threads = Some(threads.max(1));
+        config.clone_fd = threads > 1;
+        config.mount_options = vec![
+            MountOption::FSName(SOURCE.into()),
+            MountOption::Subtype(SOURCE.into()),
+            MountOption::DefaultPermissions,
+            MountOption::NoDev,
+            MountOption::NoSuid,
+        ];
+        let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(io::Error::from)
+            .map_err(failed(
+                "load the kernel module fuse, and give a container --device /dev/fuse",
+            ))?;
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let mut options = format!(
+            "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+            device.as_raw_fd(),
+            uid.as_raw(),
+            gid.as_raw(),
+        );
+        if allow_other {
+            options.push_str(",allow_other");
+        }
+        let options = CString::new(options)
+            .map_err(io::Error::from)
+            .map_err(failed("choose another path"))?;
+        let flags = MountFlags::NODEV | MountFlags::NOSUID;
+        let hint = "run as root, or install fuse3 and allow user_allow_other in /etc/fuse.conf";
+        let mounted = rustix::mount::mount(SOURCE, mountpoint, FS_TYPE, flags, options.as_c_str());
+        let (session, by_helper) = match mounted {
+            Ok(()) => {
+                let session = Session::from_fd(adapter, device, acl, config);
+                let session = session.inspect_err(|_| drop(detach(mountpoint)));
+                (session.map_err(failed(hint))?, false)
+            }
+            Err(Errno::PERM) => {
+                drop(device);
+                (
+                    Session::new(adapter, mountpoint, &config).map_err(failed(hint))?,
+                    true,
+                )
+            }
+            Err(errno) => return Err(failed(hint)(errno.into())),
+        };
+        let session = session
+            .spawn()
+            .map_err(failed("free some memory or threads"))?;
+        let mut served = Served {
+            path: mountpoint.to_path_buf(),
+            id: None,
+            session: Some(session),
+            by_helper,
+        };
+        served.id = mount_id(mountpoint);
+        Ok(served)
+    }
+
+    /// For invalidations; never used from within a handler.
+    pub fn notifier(&self) -> Option<Notifier> {
+        self.session.as_ref().map(BackgroundSession::notifier)
+    }
+
+    /// True when the kernel has ended the mount, for example by `umount`.
+    pub fn is_over(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_none_or(|session| session.guard.is_finished())
+    }
+
+    /// Takes the mount back. Files still open keep working until this process ends.
+    pub fn unmount(&mut self) {
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        let ours = self.id.is_none() || mount_id(&self.path) == self.id;
+        if !session.guard.is_finished()
+            && ours
+            && let Err(error) = detach(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "cannot unmount");
+        }
+        let deadline = Instant::now() + LAST_CALL;
+        while !session.guard.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.by_helper || !session.guard.is_finished() {
+            // Its drop would unmount by path, and may wait for readers.
+            std::mem::forget(session);
+        } else if let Err(error) = session.join() {
+            tracing::warn!(%error, "the session ended with an error");
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unescape;
+
+    #[test]
+    fn mount_table_fields_are_read_as_they_were() {
+        assert_eq!(unescape(r"/a\040b\134c"), b"/a b\\c");
+        assert_eq!(unescape(r"/plain\"), b"/plain\\");
+    }
+}

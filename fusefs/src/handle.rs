@@ -1,0 +1,120 @@
+//! Open files and directories, and where their bytes come from.
+
+use crate::{
+    binding::{BoundDir, HeldFile},
+    cache::CacheFile,
+    error::{Error, Result},
+    inode::Inode,
+    remote::RemoteFile,
+};
+use fuser::FileType;
+use parking_lot::{Mutex, RwLock};
+use rustix::fd::OwnedFd;
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// How an open uses its inode; the counterpart of [`crate::inode::Io`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The kernel reads and writes the backing file itself.
+    Passthrough,
+    /// Through the page cache.
+    Cached,
+    /// Each read comes here and may be answered short and late.
+    Direct,
+}
+
+/// An open file of the upper layer.
+#[derive(Debug)]
+pub struct UpperFile {
+    /// Its inode.
+    pub inode: Arc<Inode>,
+    /// The backing file.
+    pub fd: OwnedFd,
+    /// How it is open.
+    pub mode: Mode,
+}
+
+/// An open file of a worker's session.
+#[derive(Debug)]
+pub struct RemoteHandle {
+    /// Its inode.
+    pub inode: Arc<Inode>,
+    /// The file.
+    pub file: Arc<RemoteFile>,
+    /// The bound directory that shows it; `None` under `sessions/`.
+    pub held: Option<(Arc<BoundDir>, Arc<HeldFile>)>,
+    /// The whole file on this host, when it was here at the open.
+    pub pinned: Option<Arc<CacheFile>>,
+    /// How it is open.
+    pub mode: Mode,
+    /// What was read ahead past the cache, or a playlist's text: its offset and its bytes.
+    pub window: tokio::sync::Mutex<(u64, bytes::Bytes)>,
+}
+
+/// One name of a listing.
+#[derive(Debug, Clone)]
+pub struct ListEntry {
+    /// Number, or a placeholder while the kernel knows none.
+    pub number: u64,
+    /// Kind.
+    pub kind: FileType,
+    /// Name.
+    pub name: OsString,
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub struct DirHandle {
+    /// Its inode.
+    pub inode: Arc<Inode>,
+    /// The listing as it was at its start; made anew when it is read from the start again.
+    pub listing: Mutex<Arc<Vec<ListEntry>>>,
+}
+
+/// Whatever is open.
+#[derive(Debug)]
+pub enum Handle {
+    /// A file of the upper layer.
+    Upper(UpperFile),
+    /// A worker's file.
+    Remote(RemoteHandle),
+    /// A directory.
+    Dir(DirHandle),
+}
+
+/// All open handles.
+#[derive(Debug, Default)]
+pub struct HandleTable {
+    handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    next: AtomicU64,
+}
+
+impl HandleTable {
+    /// Gives the handle a number.
+    pub fn add(&self, handle: Handle) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.handles.write().insert(number, Arc::new(handle));
+        number
+    }
+
+    /// The handle of this number.
+    pub fn get(&self, number: u64) -> Result<Arc<Handle>> {
+        self.handles
+            .read()
+            .get(&number)
+            .cloned()
+            .ok_or(Error::NoHandle(number))
+    }
+
+    /// Forgets the handle.
+    pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
+        self.handles.write().remove(&number)
+    }
+}
