@@ -34,7 +34,7 @@ pub enum Error {
         /// Which worker.
         peer: Url,
         /// Why.
-        problem: Problem,
+        problem: Box<Problem>,
     },
     /// A reply that is not understood.
     #[error("{peer}: {what}")]
@@ -186,7 +186,7 @@ impl Worker {
         match serde_json::from_slice(body) {
             Ok(problem) => Error::Problem {
                 peer: self.base.clone(),
-                problem,
+                problem: Box::new(problem),
             },
             Err(_) => self.protocol(format!("status {status} without a reason")),
         }

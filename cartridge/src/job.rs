@@ -439,10 +439,9 @@ fn starred(name: &str) -> String {
     let mut rest = name;
     while let Some(at) = rest.find(['$', '%']) {
         let (before, from) = rest.split_at(at);
-        let end = if from.starts_with('$') {
-            from[1..].find('$').map(|i| i + 2)
-        } else {
-            from.find('d').map(|i| i + 1)
+        let end = match from.strip_prefix('$') {
+            Some(inside) => inside.find('$').map(|i| i + 2),
+            None => from.find('d').map(|i| i + 1),
         };
         out.push_str(before);
         out.push('*');

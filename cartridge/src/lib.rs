@@ -30,6 +30,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
 /// Does what this process was started for. Returns the exit code, unless it became the original.
@@ -43,9 +45,13 @@ pub fn run() -> u8 {
     let mut log = Log::new(&log_dir);
     // A fault of ours must not reach PMS before the original had its chance, nor its stderr.
     std::panic::set_hook(Box::new(|_| {}));
-    let remote = AssertUnwindSafe(|| remote(&words, &mut log, started));
-    let outcome = catch_unwind(remote)
-        .unwrap_or_else(|_| Outcome::Original("a fault in the cartridge".to_owned()));
+    let announced = Arc::new(AtomicBool::new(false));
+    let remote = AssertUnwindSafe(|| remote(&words, &mut log, started, &announced));
+    let outcome =
+        catch_unwind(remote).unwrap_or_else(|_| match announced.load(Ordering::Relaxed) {
+            true => Outcome::Exit(1),
+            false => Outcome::Original("a fault in the cartridge".to_owned()),
+        });
     match outcome {
         Outcome::Exit(code) => {
             log.master(format_args!("remote: exit {code}"));
@@ -66,7 +72,12 @@ pub fn run() -> u8 {
 }
 
 /// Tries to have the job done by a worker.
-fn remote(words: &[OsString], log: &mut Log, started: Instant) -> Outcome {
+fn remote(
+    words: &[OsString],
+    log: &mut Log,
+    started: Instant,
+    announced: &Arc<AtomicBool>,
+) -> Outcome {
     let config = match Config::load(&|name| std::env::var_os(name)) {
         Ok(config) => config,
         Err(error) => return Outcome::Original(format!("settings: {error}")),
@@ -99,6 +110,7 @@ fn remote(words: &[OsString], log: &mut Log, started: Instant) -> Outcome {
         token: std::env::var_os("X_PLEX_TOKEN"),
         log: log.clone(),
         started,
+        announced: announced.clone(),
     };
     let outcome = runtime.block_on(session::play(playback));
     // A thread may still wait for the mount; it must not delay what comes now.

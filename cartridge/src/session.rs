@@ -20,7 +20,7 @@ use announce::Announcer;
 use hold::{Downloads, Hold};
 use plexbeam_api::{
     Accepted, Event, Id,
-    event::{LogLine, Probed},
+    event::{LogLine, Probed, StateChange},
     job::Location,
     media,
     mount::{Binding, MountInfo},
@@ -69,6 +69,8 @@ pub struct Playback {
     pub log: Log,
     /// When the process began.
     pub started: Instant,
+    /// Becomes true before PMS first hears of a segment: the original may not take over any more.
+    pub announced: Arc<AtomicBool>,
 }
 
 /// What remains to be cleaned up, whenever the playback ends.
@@ -90,7 +92,10 @@ struct Traces {
 pub async fn play(playback: Playback) -> Outcome {
     let (log, local) = (playback.log.clone(), playback.config.fallback_to_local);
     log.open_session(&playback.plan.spec.job_id);
-    let mut traces = Traces::default();
+    let mut traces = Traces {
+        announced: playback.announced.clone(),
+        ..Traces::default()
+    };
     let result = tokio::select! {
         biased;
         name = stop_signal() => {
@@ -196,6 +201,7 @@ async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
         token,
         log,
         started,
+        announced,
     } = playback;
     let info = mount_info(&cwd, started + config.limits.find).await;
     add_media_urls(&mut plan, info.as_ref(), &config);
@@ -223,7 +229,6 @@ async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
             made: traces.downloads.clone(),
         },
     };
-    let announced = traces.announced.clone();
     let mut course = Course {
         follow: client::follow(&session, announced.clone()),
         deadline: Instant::now() + config.limits.probe,
@@ -358,7 +363,7 @@ impl Course {
                     }
                 }
                 Event::State(change) => {
-                    ended(change)?;
+                    ended(&change)?;
                 }
             }
         }
@@ -382,7 +387,7 @@ impl Course {
                     }
                     Event::State(change) => {
                         self.log.event(format_args!("state {:?}", change.state));
-                        if ended(change)? {
+                        if ended(&change)? {
                             // The lease is kept until the last file is here.
                             announcer.finish(DRAIN).await?;
                             return Ok(());
@@ -409,7 +414,7 @@ fn event(heard: Option<Heard>) -> Result<Event, Trouble> {
 }
 
 /// True when all is done; an error when it never will be.
-fn ended(change: plexbeam_api::event::StateChange) -> Result<bool, Trouble> {
+fn ended(change: &StateChange) -> Result<bool, Trouble> {
     let why = || {
         change
             .problem
