@@ -179,18 +179,11 @@ pub fn avcodec_version() -> String {
 
 /// `a * b / c` in time bases, to the nearest, halves away from zero; [`NOPTS`] stays.
 pub fn rescale(value: i64, from: Rational, to: Rational) -> i64 {
-    // SAFETY: pure arithmetic; time bases of open streams have no zero.
-    unsafe {
-        ffi::av_rescale_q_rnd(
-            value,
-            from,
-            to,
-            std::mem::transmute::<u32, ffi::AVRounding>(
-                ffi::AVRounding::AV_ROUND_NEAR_INF as u32
-                    | ffi::AVRounding::AV_ROUND_PASS_MINMAX as u32,
-            ),
-        )
+    if value == NOPTS {
+        return NOPTS;
     }
+    // SAFETY: pure arithmetic; time bases of open streams have no zero.
+    unsafe { ffi::av_rescale_q(value, from, to) }
 }
 
 /// Reads a frame rate as the CLI's `-r` does: `23.976`, `24000/1001`, `ntsc`.

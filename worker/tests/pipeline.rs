@@ -1,0 +1,548 @@
+//! The pipeline on clips made at run time, with a sink in memory; `ffprobe` and `ffmpeg` judge.
+
+use plexbeam_api::{
+    API_VERSION, Event, JobSpec, Problem, Segment,
+    job::{
+        CodecSpec, Container, ForcedKeys, FramePolicy, HwAccel, InputSpec, LeasePolicy, Location,
+        OutputSpec, Packaging, Source, StreamSpec, TimePolicy,
+    },
+    segment::SegmentKind,
+};
+use plexbeam_worker::{
+    input::InputPolicy,
+    pipeline::{self, Control, Sink},
+};
+use std::{path::Path, process::Command};
+
+#[derive(Default)]
+struct Memory {
+    events: Vec<Event>,
+    files: Vec<(Segment, Vec<u8>)>,
+}
+
+impl Sink for Memory {
+    fn event(&mut self, event: Event) -> Result<(), Problem> {
+        self.events.push(event);
+        Ok(())
+    }
+    fn publish(&mut self, segment: Segment, bytes: Vec<u8>) -> Result<(), Problem> {
+        assert_eq!(segment.size, bytes.len() as u64);
+        self.files.push((segment, bytes));
+        Ok(())
+    }
+}
+
+fn ffmpeg(args: &[&str]) {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-y"])
+        .args(args)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A clip with B-frames, a key every 2 s and 5.1 sound; `extra` goes before the output name.
+fn clip(dir: &Path, name: &str, seconds: u32, extra: &[&str]) -> String {
+    let path = dir.join(name).to_str().unwrap().to_owned();
+    let video = format!("testsrc2=size=320x180:rate=24000/1001:duration={seconds}");
+    let audio = format!("sine=frequency=440:sample_rate=48000:duration={seconds}");
+    let mut args = vec!["-f", "lavfi", "-i", &video, "-f", "lavfi", "-i", &audio];
+    args.extend([
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-bf",
+        "2",
+        "-g",
+        "48",
+    ]);
+    args.extend(["-c:a", "ac3", "-ac", "6"]);
+    args.extend(extra);
+    args.push(&path);
+    ffmpeg(&args);
+    path
+}
+
+fn stream(label: &str, encoder: &str, options: &[(&str, &str)]) -> StreamSpec {
+    StreamSpec {
+        source: Source::Graph {
+            label: label.to_owned(),
+        },
+        codec: CodecSpec::Encode {
+            encoder: encoder.to_owned(),
+            options: options
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        },
+        metadata: Vec::new(),
+        forced_keys: None,
+        frame_rate: None,
+    }
+}
+
+fn job(path: &str, seek: Option<i64>, packaging: Packaging, keys: f64) -> JobSpec {
+    let mut video = stream(
+        "1",
+        "libx264",
+        &[
+            ("crf", "23"),
+            ("maxrate", "2000k"),
+            ("bufsize", "4000k"),
+            ("preset", "veryfast"),
+            (
+                "x264opts",
+                "subme=0:me_range=4:rc_lookahead=10:me=dia:no_chroma_me:8x8dct=0:partitions=none",
+            ),
+        ],
+    );
+    video.forced_keys = Some(ForcedKeys::Every { seconds: keys });
+    video.frame_rate = Some("23.975999999999999".to_owned());
+    JobSpec {
+        api_version: API_VERSION,
+        job_id: "test".parse().unwrap(),
+        inputs: vec![InputSpec {
+            locations: vec![Location::Path {
+                path: path.to_owned(),
+            }],
+            seek_us: seek,
+            accurate_seek: true,
+            probe_size: Some(20_000_000),
+            analyze_duration_us: Some(20_000_000),
+            decoders: Vec::new(),
+        }],
+        graphs: vec![
+            "[0:0]scale=w=160:h=90:force_divisible_by=2[0];[0]format=pix_fmts=yuv420p|nv12[1]"
+                .to_owned(),
+            "[0:1] aresample=async=1:ochl='stereo':rematrix_maxval=0.000000dB:osr=48000[2]"
+                .to_owned(),
+        ],
+        outputs: vec![OutputSpec {
+            packaging,
+            streams: vec![video, stream("2", "aac", &[("b", "128k")])],
+            muxer_options: vec![("max_delay".to_owned(), "5000000".to_owned())],
+        }],
+        time: TimePolicy {
+            copyts: true,
+            start_at_zero: true,
+            frames: FramePolicy::CfrFromZero,
+        },
+        lease: LeasePolicy::None,
+        hw_accel: HwAccel::None,
+        resume: None,
+        argv: Vec::new(),
+    }
+}
+
+fn dash(first_number: u32) -> Packaging {
+    Packaging::Dash {
+        segment_seconds: 3.0,
+        first_number,
+        tolerance_seconds: 0.0625,
+        init_name: "init-stream$RepresentationID$.m4s".to_owned(),
+        media_name: "chunk-stream$RepresentationID$-$Number%05d$.m4s".to_owned(),
+    }
+}
+
+fn segments(container: Container, first_number: u32, header: Option<&str>) -> Packaging {
+    Packaging::Segment {
+        container,
+        segment_seconds: 3.0,
+        first_number,
+        tolerance_seconds: 0.0625,
+        media_name: "media-%05d.ts".to_owned(),
+        header_name: header.map(|h| h.parse().unwrap()),
+    }
+}
+
+fn try_run(spec: &JobSpec) -> Result<Memory, Problem> {
+    let mut sink = Memory::default();
+    pipeline::run(spec, &InputPolicy::default(), &mut sink, &Control::new()).map(|()| sink)
+}
+
+fn run(spec: &JobSpec) -> Memory {
+    try_run(spec).unwrap()
+}
+
+impl Memory {
+    fn media(&self, rendition: Option<u32>) -> Vec<&(Segment, Vec<u8>)> {
+        let wanted = |s: &Segment| s.kind == SegmentKind::Media && s.rendition == rendition;
+        self.files.iter().filter(|(s, _)| wanted(s)).collect()
+    }
+
+    fn head(&self, rendition: Option<u32>) -> &[u8] {
+        let wanted = |s: &Segment| {
+            matches!(s.kind, SegmentKind::Init | SegmentKind::Header) && s.rendition == rendition
+        };
+        self.files
+            .iter()
+            .find(|(s, _)| wanted(s))
+            .map_or(&[], |(_, bytes)| bytes)
+    }
+
+    fn probed(&self) -> &plexbeam_api::event::Probed {
+        let probed = self.events.iter().find_map(|e| match e {
+            Event::Probed(probed) => Some(probed),
+            _ => None,
+        });
+        probed.expect("the job told what it found")
+    }
+}
+
+/// Writes bytes where `ffprobe` and `ffmpeg` can read them.
+fn file(dir: &Path, parts: &[&[u8]]) -> String {
+    let path = dir.join("look");
+    std::fs::write(&path, parts.concat()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Decodes everything; any message of the decoder fails the test.
+fn decodes(dir: &Path, parts: &[&[u8]]) {
+    let path = file(dir, parts);
+    let output = Command::new("ffmpeg")
+        // Without -copyts the CLI subtracts the audio's earlier start, half a frame, and its null
+        // muxer then complains about times that it rounded itself.
+        .args([
+            "-v", "error", "-xerror", "-copyts", "-i", &path, "-f", "null", "-",
+        ])
+        .output()
+        .unwrap();
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && messages.is_empty(), "{messages}");
+}
+
+/// `pts_time` of every packet of a kind (`v` or `a`), and whether it is a key.
+fn packets(dir: &Path, kind: &str, parts: &[&[u8]]) -> Vec<(f64, bool)> {
+    probe(&file(dir, parts), kind)
+}
+
+fn probe(path: &str, kind: &str) -> Vec<(f64, bool)> {
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-select_streams", kind])
+        .args([
+            "-show_entries",
+            "packet=pts_time,flags",
+            "-of",
+            "csv=p=0",
+            path,
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut rows: Vec<(f64, bool)> = text
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(',');
+            Some((
+                fields.next()?.parse().ok()?,
+                fields.next()?.starts_with('K'),
+            ))
+        })
+        .collect();
+    rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+    rows
+}
+
+fn times(rows: &[(f64, bool)]) -> Vec<f64> {
+    rows.iter().map(|r| r.0).collect()
+}
+
+fn close(a: &[f64], b: &[f64], tolerance: f64) {
+    assert_eq!(
+        a.len(),
+        b.len(),
+        "{:?}... against {:?}...",
+        a.first(),
+        b.first()
+    );
+    for (a, b) in a.iter().zip(b) {
+        assert!((a - b).abs() <= tolerance, "{a} against {b}");
+    }
+}
+
+/// P7: what a seek makes is what the run from the start makes, number by number, and it decodes on
+/// the other's init segment.
+#[test]
+fn a_seek_continues_the_same_timeline() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = clip(dir.path(), "clip.mkv", 20, &[]);
+    let whole = run(&job(&path, None, dash(1), 3.0));
+    assert_eq!(whole.media(Some(0)).len(), 7);
+    assert_eq!(whole.media(Some(1)).len(), 7);
+    for k in [2_u32, 4, 7] {
+        let seek = i64::from(k - 1) * 3_000_000;
+        let late = run(&job(&path, Some(seek), dash(k), 3.0));
+        for rendition in [Some(0), Some(1)] {
+            let (whole_media, late_media) = (whole.media(rendition), late.media(rendition));
+            assert_eq!(late_media.len(), whole_media.len() - (k as usize - 1));
+            for (late_part, whole_part) in late_media.iter().zip(&whole_media[k as usize - 1..]) {
+                assert_eq!(late_part.0.name, whole_part.0.name);
+                assert_eq!(late_part.0.pts, whole_part.0.pts, "{}", late_part.0.name);
+                assert_eq!(
+                    late_part.0.duration, whole_part.0.duration,
+                    "{}",
+                    late_part.0.name
+                );
+                decodes(dir.path(), &[whole.head(rendition), &late_part.1]);
+            }
+        }
+        let video = |m: &Memory, skip: usize| {
+            let parts: Vec<&[u8]> = std::iter::once(m.head(Some(0)))
+                .chain(m.media(Some(0)).iter().skip(skip).map(|p| p.1.as_slice()))
+                .collect();
+            packets(dir.path(), "v", &parts)
+        };
+        assert_eq!(video(&late, 0), video(&whole, k as usize - 1));
+    }
+}
+
+/// Number and time of every frame as the ffmpeg CLI makes them from the same list of keys.
+#[test]
+fn frames_equal_those_of_ffmpeg() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = clip(dir.path(), "clip.mkv", 20, &[]);
+    let ours = run(&job(&path, None, dash(1), 3.0));
+    let reference = dir
+        .path()
+        .join("reference.mp4")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    ffmpeg(&[
+        "-i",
+        &path,
+        "-map",
+        "0:0",
+        "-start_at_zero",
+        "-copyts",
+        "-fps_mode",
+        "cfr",
+        "-r",
+        "23.975999999999999",
+        "-vf",
+        "scale=160:90",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "veryfast",
+        "-force_key_frames",
+        "0,3,6,9,12,15,18",
+        &reference,
+    ]);
+    let parts: Vec<&[u8]> = std::iter::once(ours.head(Some(0)))
+        .chain(ours.media(Some(0)).iter().map(|p| p.1.as_slice()))
+        .collect();
+    let ours = packets(dir.path(), "v", &parts);
+    let theirs = probe(&reference, "v");
+    close(&times(&ours), &times(&theirs), 0.001);
+    let keys =
+        |rows: &[(f64, bool)]| -> Vec<f64> { rows.iter().filter(|r| r.1).map(|r| r.0).collect() };
+    close(&keys(&ours), &keys(&theirs), 0.001);
+}
+
+/// Packets carry the 10 s of `max_delay` or `output_ts_offset`, rows do not; each segment decodes
+/// alone and all of them as one stream.
+#[test]
+fn muxed_segments_are_shifted_and_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = clip(dir.path(), "clip.mkv", 14, &[]);
+    for (container, header) in [
+        (Container::MpegTs, None),
+        (Container::Matroska, Some("header")),
+    ] {
+        for (seek, first) in [(None, 0), (Some(6_000_000), 2)] {
+            let mut spec = job(&path, seek, segments(container, first, header), 3.0);
+            if container == Container::Matroska {
+                let shift = ("output_ts_offset".to_owned(), "10".to_owned());
+                spec.outputs[0].muxer_options.push(shift);
+            }
+            let made = run(&spec);
+            let media = made.media(None);
+            assert_eq!(media.len(), 5 - first as usize);
+            let mut all = vec![made.head(None)];
+            for (at, (segment, bytes)) in media.iter().enumerate() {
+                let number = first + at as u32;
+                assert_eq!(segment.name.as_str(), format!("media-{number:05}.ts"));
+                decodes(dir.path(), &[made.head(None), bytes]);
+                let video = packets(dir.path(), "v", &[made.head(None), bytes]);
+                let row = segment.times.unwrap();
+                let start = row.start_us as f64 / 1e6;
+                assert!(
+                    (start - f64::from(number) * 3.0).abs() < 1.0 / 23.0,
+                    "{start}"
+                );
+                assert!(
+                    (video[0].0 - 10.0 - start).abs() < 0.002,
+                    "{} {start}",
+                    video[0].0
+                );
+                assert!(video[0].1, "a segment starts with a key");
+                assert!(!packets(dir.path(), "a", &[made.head(None), bytes]).is_empty());
+                all.push(bytes);
+            }
+            decodes(dir.path(), &all);
+        }
+    }
+}
+
+/// Copied video: cuts at keys by the rule of PROTOCOL 7.1, from the key at or before the seek.
+#[test]
+fn copied_video_is_cut_at_its_own_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = "0,7.1,14.2,21.3,28.4";
+    let extra = [
+        "-x264-params",
+        "keyint=infinite:scenecut=0",
+        "-force_key_frames",
+        keys,
+    ];
+    for name in ["clip.mkv", "clip.mp4", "clip.ts"] {
+        let path = clip(dir.path(), name, 32, &extra);
+        for (seek, first, starts) in [
+            (None, 1, &[0.0, 7.1, 14.2, 21.3, 28.4][..]),
+            (Some(15_000_000), 6, &[14.2, 21.3, 28.4]),
+        ] {
+            let mut spec = job(&path, seek, dash(first), 3.0);
+            spec.inputs[0].accurate_seek = false;
+            spec.outputs[0].streams[0] = StreamSpec {
+                source: Source::Stream {
+                    input: 0,
+                    select: plexbeam_api::job::StreamSelector::Index { index: 0 },
+                    optional: false,
+                },
+                codec: CodecSpec::Copy { before_start: true },
+                metadata: Vec::new(),
+                forced_keys: None,
+                frame_rate: None,
+            };
+            let made = run(&spec);
+            let media = made.media(Some(0));
+            let found: Vec<f64> = media
+                .iter()
+                .map(|(s, _)| s.pts as f64 / f64::from(s.time_scale))
+                .collect();
+            close(&found, starts, 0.1);
+            assert_eq!(media[0].0.number, Some(first));
+            assert_eq!(
+                made.media(Some(1)).len(),
+                media.len(),
+                "audio is cut with the video"
+            );
+            for (_, bytes) in &media {
+                decodes(dir.path(), &[made.head(Some(0)), bytes]);
+            }
+        }
+    }
+}
+
+/// No silent short film: each broken input ends in a reason.
+#[test]
+fn broken_inputs_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = clip(dir.path(), "clip.mkv", 30, &[]);
+    let bytes = std::fs::read(&whole).unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let cut = write("cut.mkv", &bytes[..bytes.len() / 2]);
+    let empty = write("empty.mkv", b"");
+    let noise: Vec<u8> = (0..200_000_u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let noise = write("noise.mkv", &noise);
+    let text = write("text.mkv", b"this is no film\n");
+    let playlist = write(
+        "list.m3u8",
+        format!("#EXTM3U\n#EXTINF:1,\n{whole}\n").as_bytes(),
+    );
+    let concat = write(
+        "list.ffconcat",
+        format!("ffconcat version 1.0\nfile {whole}\n").as_bytes(),
+    );
+    let missing = dir.path().join("missing.mkv").to_str().unwrap().to_owned();
+    for path in [&cut, &empty, &noise, &text, &playlist, &concat, &missing] {
+        let problem = try_run(&job(path, None, dash(1), 3.0))
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(
+            problem.kind,
+            plexbeam_api::Kind::BadInput,
+            "{path}: {problem}"
+        );
+        let name = path.rsplit('/').next().unwrap();
+        assert!(problem.detail.contains(name), "{problem}");
+    }
+}
+
+#[test]
+fn a_late_video_is_filled_from_zero_and_probed_facts_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = clip(dir.path(), "plain.mkv", 8, &[]);
+    let late = dir.path().join("late.mkv").to_str().unwrap().to_owned();
+    ffmpeg(&[
+        "-itsoffset",
+        "1.5",
+        "-i",
+        &plain,
+        "-i",
+        &plain,
+        "-map",
+        "0:v",
+        "-map",
+        "1:a",
+        "-c",
+        "copy",
+        &late,
+    ]);
+    let made = run(&job(&late, None, dash(1), 3.0));
+    let (first, bytes) = made.media(Some(0))[0];
+    assert_eq!(first.pts, 0);
+    let rows = packets(dir.path(), "v", &[made.head(Some(0)), bytes]);
+    assert!(
+        rows[0].0.abs() < 0.001 && rows.len() == 72,
+        "{} from {}",
+        rows.len(),
+        rows[0].0
+    );
+    let probed = made.probed();
+    assert_eq!(
+        (probed.pictures[0].width, probed.pictures[0].height),
+        (160, 90)
+    );
+    assert_eq!(probed.streams.len(), 2);
+    assert_eq!(probed.streams[1].codec, "ac3");
+    assert_eq!(probed.streams[1].channels, Some(6));
+}
+
+#[test]
+fn a_cancelled_job_ends_soon_and_says_so() {
+    struct Cancelling(std::sync::Arc<Control>);
+    impl Sink for Cancelling {
+        fn event(&mut self, _: Event) -> Result<(), Problem> {
+            Ok(())
+        }
+        fn publish(&mut self, _: Segment, _: Vec<u8>) -> Result<(), Problem> {
+            self.0.cancel();
+            Ok(())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = clip(dir.path(), "clip.mkv", 20, &[]);
+    let control = Control::new();
+    let mut sink = Cancelling(std::sync::Arc::clone(&control));
+    let problem = pipeline::run(
+        &job(&path, None, dash(1), 3.0),
+        &InputPolicy::default(),
+        &mut sink,
+        &control,
+    )
+    .unwrap_err();
+    assert_eq!(problem.kind, plexbeam_api::Kind::Cancelled);
+}
