@@ -1,3 +1,5 @@
 //! PlexBeam end to end, one module per behaviour.
 
 mod fake;
+mod kit;
+mod play;

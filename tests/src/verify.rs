@@ -123,8 +123,9 @@ impl Subject<'_> {
         } else {
             self.shape.seek.unwrap_or(0.0)
         };
-        // Two frames of priming, or one frame that straddles the start.
-        if first < begin - 0.05 || first > begin + 0.3 {
+        // The first segment's sound begins where it does when the title is played through: at the
+        // moment of the video's cut in order of decoding.
+        if first < begin - 0.2 || first > begin + 0.3 {
             findings.push(format!(
                 "sound begins at {first:.4} s, the job at {begin:.4} s"
             ));

@@ -203,7 +203,10 @@ fn layout(
         match media.sidx {
             Some((sidx_scale, ept, duration)) => {
                 let ept_ticks = ept as f64 * scale / f64::from(sidx_scale.max(1));
-                if (ept_ticks - own.max(0) as f64).abs() > 1.0 {
+                // Of sound with priming ffmpeg, and so Plex, tells the time before the edit list.
+                let unedited =
+                    track.media == "audio" && (ept_ticks - media.first_pts() as f64).abs() <= 1.0;
+                if (ept_ticks - own.max(0) as f64).abs() > 1.0 && !unedited {
                     findings.push(format!(
                         "{name}: `sidx` begins at {ept_ticks} ticks, the samples at {own}"
                     ));
