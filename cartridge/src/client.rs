@@ -9,7 +9,7 @@ use crate::config::Secret;
 use crate::http::{Call, CallError, Connection, Method, Reply, Url, within};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use plexbeam_api::{
-    Accepted, FileName, Id, JobSpec, Kind, Problem, Segment, route, segment::Digest,
+    Accepted, FileName, Id, JobSpec, Kind, Problem, Segment, SessionStatus, route, segment::Digest,
     session::Throttle,
 };
 use sha2::Digest as _;
@@ -160,6 +160,22 @@ impl Worker {
             token: Secret::from(accepted.token.clone()),
         };
         Ok((session, accepted))
+    }
+
+    /// Cancels the unfinished jobs whose ids begin so, except `but`. Gives how many.
+    pub async fn supersede(&self, prefix: &str, but: &Id) -> Result<usize, Error> {
+        let mut connection = self.connection();
+        let list = Call::new(Method::GET, self.base.join(route::JOBS));
+        let reply = connection.call(&list, within(SMALL_CALL)).await?;
+        let jobs: Vec<SessionStatus> = self.read(&reply)?;
+        let mut count = 0;
+        for job in jobs.iter().filter(|job| !job.state.is_end()) {
+            if job.job_id != *but && job.job_id.as_str().starts_with(prefix) {
+                self.cancel(&job.job_id).await?;
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 
     /// Cancels a job by its id; for the time before its session is known.

@@ -9,7 +9,7 @@
 //! | `fallback_to_local` | `PLEXBEAM_FALLBACK_TO_LOCAL` | true |
 //! | `log_dir` | `PLEXBEAM_LOG_DIR` | [`LOG_DIR`] |
 //! | `copy_video` | `PLEXBEAM_COPY_VIDEO` (`local`, `remote`) | `local` |
-//! | `find_ms`, `accept_ms`, `probe_ms`, `first_segment_ms` | | 500, 1500, 10000, 60000 |
+//! | `find_ms`, `accept_ms`, `queue_ms`, `probe_ms`, `first_segment_ms` | | 500, 1500, 3000, 10000, 60000 |
 //!
 //! A setting that cannot be read is an error, and its consequence is the original transcoder (P1);
 //! [`original`] works without any other setting.
@@ -87,7 +87,9 @@ pub struct Limits {
     pub find: Duration,
     /// From the start until a worker has accepted.
     pub accept: Duration,
-    /// From then until it has opened the input.
+    /// From then until it has a place for the job.
+    pub queue: Duration,
+    /// From acceptance until it has opened the input.
     pub probe: Duration,
     /// From then until the first segment can be announced.
     pub first_segment: Duration,
@@ -98,6 +100,7 @@ impl Default for Limits {
         Limits {
             find: Duration::from_millis(500),
             accept: Duration::from_millis(1_500),
+            queue: Duration::from_secs(3),
             probe: Duration::from_secs(10),
             first_segment: Duration::from_secs(60),
         }
@@ -165,6 +168,7 @@ struct File {
     copy_video: Option<CopyVideo>,
     find_ms: Option<u64>,
     accept_ms: Option<u64>,
+    queue_ms: Option<u64>,
     probe_ms: Option<u64>,
     first_segment_ms: Option<u64>,
 }
@@ -232,6 +236,7 @@ impl Config {
             limits: Limits {
                 find: time(file.find_ms, limits.find),
                 accept: time(file.accept_ms, limits.accept),
+                queue: time(file.queue_ms, limits.queue),
                 probe: time(file.probe_ms, limits.probe),
                 first_segment: time(file.first_segment_ms, limits.first_segment),
             },

@@ -23,10 +23,12 @@ pub struct MountTable {
 
 impl Dispatcher for MountTable {
     fn candidates(&self) -> Vec<Url> {
-        let rows = mount::workers(&self.dir);
-        let usable = |row: &&plexbeam_api::mount::WorkerRow| row.live && row.free > 0;
+        let mut rows = mount::workers(&self.dir);
+        rows.retain(|row| row.live);
+        // A full worker may be full of this viewer's own last job, which is about to end; the sort
+        // is stable and keeps the mount's ranking otherwise.
+        rows.sort_by_key(|row| row.free == 0);
         rows.iter()
-            .filter(usable)
             .filter_map(|row| Url::parse(&row.url).ok())
             .collect()
     }
@@ -55,7 +57,7 @@ pub fn dispatchers(dir: &Path, config: &Config) -> Vec<Box<dyn Dispatcher>> {
 #[derive(Debug, thiserror::Error)]
 pub enum NoWorker {
     /// None is known.
-    #[error("no worker is configured, and the mount knows none with a free place")]
+    #[error("no worker is configured, and the mount knows none that is live")]
     Unknown,
     /// None was reached, or none took it, in time. The text is the last obstacle.
     #[error("{0}")]

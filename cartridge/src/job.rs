@@ -74,6 +74,9 @@ pub struct Plan {
     pub patterns: Vec<String>,
     /// The command line asks for hardware decoding.
     pub hardware_decode: bool,
+    /// What the ids of all jobs of this PMS session begin with; `None` where that cannot be told.
+    /// PMS starts a new job in a session only to replace the one before (PROTOCOL 1).
+    pub session_prefix: Option<String>,
 }
 
 /// Where and how much PMS wants to hear.
@@ -168,8 +171,9 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
         media: inputs.media,
         patterns: patterns(&spec),
         hardware_decode: line.has("hwaccel"),
+        session_prefix: session_prefix(&progress, &spec.job_id),
         pms: PmsPlan {
-            progress,
+            progress: progress.clone(),
             log_level: log_level(&line)?,
         },
         list: ListPlan {
@@ -363,6 +367,15 @@ fn log_level(line: &CommandLine) -> Result<Option<u8>, Reason> {
         "debug" | "trace" => Ok(Some(4)),
         other => Err(Reason::BadValue("-loglevel_plex".into(), other.into())),
     }
+}
+
+/// `<session>-`, where the job's id is `<session>-<job>` as PMS wrote them.
+fn session_prefix(progress: &Url, job: &Id) -> Option<String> {
+    let (_, tail) = progress.path().split_once("/session/")?;
+    let mut parts = tail.split('/');
+    let prefix = format!("{}-", parts.next().filter(|s| s.len() >= 4)?);
+    let rest = job.as_str().strip_prefix(&prefix)?;
+    (parts.next() == Some(rest)).then_some(prefix)
 }
 
 /// Derived from PMS's session and job, so that the same start is the same job. Old versions have no

@@ -338,8 +338,9 @@ fn progress_query(
     let percent = progress.percent.filter(|_| duration_known).unwrap_or(-1.0);
     let mut query = format!("progress={percent:.1}&size={}", progress.size);
     let mut add = |text: String| query.push_str(&text);
-    if let Some(remaining) = progress.remaining_s {
-        add(format!("&remaining={remaining}"));
+    match progress.remaining_s {
+        Some(remaining) => add(format!("&remaining={remaining}")),
+        None => add("&remaining=-1".to_owned()),
     }
     if progress.vdec_packets > 0 {
         let failed = progress.vdec_failed;

@@ -43,6 +43,11 @@ const DRAIN: Duration = Duration::from_secs(60);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A media URL lives this long beyond the hour; a paused film goes on the next evening.
 const MEDIA_URL_HOURS: u64 = 24;
+/// A job that is queued so long gets the place of its predecessors; PMS has killed their owners by then.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// After a job was cancelled by somebody: a process that PMS has replaced is killed by it, and its
+/// exit code would be taken for a crash.
+const REPLACED: Duration = Duration::from_secs(10);
 /// Log lines kept while PMS may not hear them yet.
 const EARLY_LINES: usize = 64;
 
@@ -103,7 +108,7 @@ pub async fn play(playback: Playback) -> Outcome {
             traces.cancel().await;
             return Outcome::Exit(255);
         }
-        result = run(playback, &mut traces) => result,
+        result = run_quietly(playback, &mut traces) => result,
     };
     match result {
         Ok(()) => {
@@ -181,8 +186,12 @@ enum Trouble {
     NoWorker(#[from] dispatch::NoWorker),
     #[error("the worker was lost: {0}")]
     Lost(String),
-    #[error("the job {state}: {why}")]
-    Ended { state: &'static str, why: String },
+    #[error("the job failed: {0}")]
+    Failed(String),
+    #[error("the job was cancelled: {0}")]
+    Cancelled(String),
+    #[error("the worker had no place in time")]
+    Queued,
     #[error("the worker did not open the input in time")]
     NotProbed,
     #[error("no segment came in time")]
@@ -191,6 +200,15 @@ enum Trouble {
     OutOfOrder,
     #[error(transparent)]
     Announce(#[from] announce::AnnounceError),
+}
+
+/// [`run`], and where the job was cancelled under a playing client, a wait for PMS's signal.
+async fn run_quietly(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
+    let result = run(playback, traces).await;
+    if matches!(result, Err(Trouble::Cancelled(_))) && traces.announced.load(Ordering::Relaxed) {
+        tokio::time::sleep(REPLACED).await;
+    }
+    result
 }
 
 async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
@@ -232,6 +250,7 @@ async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
     let mut course = Course {
         follow: client::follow(&session, announced.clone()),
         deadline: Instant::now() + config.limits.probe,
+        place: Instant::now() + config.limits.queue,
         first_segment: config.limits.first_segment,
         early: VecDeque::new(),
         plan,
@@ -305,6 +324,8 @@ struct Course {
     follow: Follow,
     /// Of the step that is waited for, until the first announcement.
     deadline: Instant,
+    /// Until when the worker must have a place.
+    place: Instant,
     first_segment: Duration,
     early: VecDeque<LogLine>,
     plan: Plan,
@@ -349,10 +370,21 @@ impl Course {
     }
 
     async fn until_probed(&mut self) -> Result<Probed, Trouble> {
+        // Where no worker says otherwise a job waits for its place.
+        let mut queued = true;
+        let mut supersede = Some(Instant::now() + PATIENCE);
         loop {
-            let heard = timeout_at(self.deadline, self.follow.heard.recv())
-                .await
-                .map_err(|_| Trouble::NotProbed)?;
+            let impatient = supersede.filter(|_| queued);
+            let heard = tokio::select! {
+                heard = self.follow.heard.recv() => heard,
+                () = sleep_until(self.deadline) => return Err(Trouble::NotProbed),
+                () = sleep_until(self.place), if queued => return Err(Trouble::Queued),
+                () = sleep_until(impatient.unwrap_or(self.deadline)), if impatient.is_some() => {
+                    supersede = None;
+                    self.supersede();
+                    continue;
+                }
+            };
             match event(heard)? {
                 Event::Probed(probed) => return Ok(probed),
                 Event::Segment(_) => return Err(Trouble::OutOfOrder),
@@ -363,10 +395,28 @@ impl Course {
                     }
                 }
                 Event::State(change) => {
+                    queued = change.state == SessionState::Queued;
                     ended(&change)?;
                 }
             }
         }
+    }
+
+    /// Frees the place of older jobs of the same PMS session, beside everything else.
+    fn supersede(&self) {
+        let Some(prefix) = self.plan.session_prefix.clone() else {
+            return;
+        };
+        let (session, log) = (self.session.clone(), self.log.clone());
+        tokio::spawn(async move {
+            match session.worker().supersede(&prefix, session.id()).await {
+                Ok(0) => {}
+                Ok(count) => log.event(format_args!(
+                    "{count} older job(s) of this session cancelled"
+                )),
+                Err(error) => log.event(format_args!("older jobs: {error}")),
+            }
+        });
     }
 
     async fn until_complete(
@@ -427,14 +477,8 @@ fn ended(change: &StateChange) -> Result<bool, Trouble> {
         | SessionState::Paused
         | SessionState::Draining => Ok(false),
         SessionState::Completed => Ok(true),
-        SessionState::Failed => Err(Trouble::Ended {
-            state: "failed",
-            why: why(),
-        }),
-        SessionState::Cancelled => Err(Trouble::Ended {
-            state: "was cancelled",
-            why: why(),
-        }),
+        SessionState::Failed => Err(Trouble::Failed(why())),
+        SessionState::Cancelled => Err(Trouble::Cancelled(why())),
     }
 }
 

@@ -110,7 +110,7 @@ fn an_unknown_duration_is_minus_one() {
     };
     assert_eq!(
         progress_query(&progress, false, false, false),
-        "progress=-1.0&size=0"
+        "progress=-1.0&size=0&remaining=-1"
     );
 }
 

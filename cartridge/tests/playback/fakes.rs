@@ -9,7 +9,7 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use plexbeam_api::{
-    API_VERSION, Accepted, Event, FileName, JobSpec, Kind, Problem, Segment,
+    API_VERSION, Accepted, Event, FileName, JobSpec, Kind, Problem, Segment, SessionStatus,
     event::{InputStream, Picture, Probed, Progress, StateChange},
     segment::{Digest, MediaKind, Rendition, RowTimes, SegmentKind},
     session::{SessionState, Urls},
@@ -79,14 +79,24 @@ pub(crate) struct Worker {
     /// Raised to break all event connections.
     breaks: Shared<u64>,
     refuse: Option<Problem>,
+    /// It has no place: jobs stay queued.
+    full: bool,
 }
 
 impl Worker {
     pub(crate) async fn start() -> Arc<Self> {
-        Self::start_refusing(None).await
+        Self::serve(None, false).await
     }
 
-    pub(crate) async fn start_refusing(refuse: Option<Problem>) -> Arc<Self> {
+    pub(crate) async fn start_refusing(problem: Problem) -> Arc<Self> {
+        Self::serve(Some(problem), false).await
+    }
+
+    pub(crate) async fn start_full() -> Arc<Self> {
+        Self::serve(None, true).await
+    }
+
+    async fn serve(refuse: Option<Problem>, full: bool) -> Arc<Self> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let worker = Arc::new(Worker {
             base: format!("http://{}", listener.local_addr().unwrap()),
@@ -95,9 +105,11 @@ impl Worker {
             files: Mutex::default(),
             breaks: Shared::new(0),
             refuse,
+            full,
         });
         let app = Router::new()
             .route("/transcode", post(submit))
+            .route("/jobs", get(jobs))
             .route("/transcode/{id}", delete(cancel))
             .route("/sessions/{id}", delete(end))
             .route("/sessions/{id}/events", get(events))
@@ -147,6 +159,10 @@ async fn submit(State(worker): State<Arc<Worker>>, headers: HeaderMap, body: Byt
         let body = serde_json::to_string(problem).unwrap();
         return (StatusCode::UNPROCESSABLE_ENTITY, body).into_response();
     }
+    worker.state(match worker.full {
+        true => SessionState::Queued,
+        false => SessionState::Running,
+    });
     let accepted = Accepted {
         job_id: session.clone(),
         session: session.clone(),
@@ -219,6 +235,28 @@ fn tokio_stream<T: Send + 'static>(
     futures_util::stream::unfold(receive, |mut receive| async {
         receive.recv().await.map(|item| (item, receive))
     })
+}
+
+/// An older job of the same PMS session, one that has ended, and one of somebody else.
+async fn jobs() -> String {
+    let row = |id: &str, state| SessionStatus {
+        job_id: id.parse().unwrap(),
+        session: id.parse().unwrap(),
+        state,
+        progress: Progress::default(),
+        segments: 0,
+        device: None,
+        error: None,
+        queue_place: None,
+        created_at: 0,
+    };
+    let rows = [
+        row("sess-job-0", SessionState::Paused),
+        row("sess-job-1", SessionState::Queued),
+        row("sess-done", SessionState::Completed),
+        row("session-of-another", SessionState::Running),
+    ];
+    serde_json::to_string(&rows).unwrap()
 }
 
 async fn lease(State(worker): State<Arc<Worker>>) {

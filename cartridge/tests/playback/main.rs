@@ -90,7 +90,7 @@ impl Scene {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        std::fs::write(self.root.path().join("cartridge.toml"), "").unwrap();
+        std::fs::write(self.root.path().join("cartridge.toml"), "queue_ms = 1500\n").unwrap();
         command
     }
 
@@ -348,7 +348,7 @@ async fn p5_a_broken_event_stream_is_resumed_where_it_broke() {
         .told
         .until("a second connection", |t| t.followed.len() == 2)
         .await;
-    assert_eq!(scene.worker.told.get().followed, [None, Some(5)]);
+    assert_eq!(scene.worker.told.get().followed, [None, Some(6)]);
     scene.publish_chunks(2);
     scene.worker.state(SessionState::Completed);
     assert_eq!(end(child).await.0, Some(0), "{}", scene.log());

@@ -156,7 +156,7 @@ async fn p1_broken_settings_never_stop_playback() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p1_a_job_that_the_worker_refuses_runs_here() {
     let problem = Problem::new(Kind::Unsupported, "filter `x` is not supported");
-    let scene = Scene::with(Worker::start_refusing(Some(problem)).await).await;
+    let scene = Scene::with(Worker::start_refusing(problem).await).await;
     let argv = scene.argv("sp-01");
     assert_eq!(end(scene.start("sp-01")).await.0, Some(42));
     assert_original(&scene, &argv);

@@ -170,3 +170,24 @@ async fn a_dead_worker_ahead_in_the_list_is_passed_over() {
         .await;
     child.kill().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seek_takes_the_place_of_the_job_before() {
+    let scene = Scene::with(Worker::start_full().await).await;
+    let child = scene.start("sp-01");
+    let told = scene
+        .worker
+        .told
+        .until("a cancelled job", |t| !t.cancelled.is_empty())
+        .await;
+    assert_eq!(
+        told.cancelled,
+        ["sess-job-0"],
+        "only of the same session, only unfinished"
+    );
+    // No place comes all the same.
+    assert_eq!(end(child).await.0, Some(42), "{}", scene.log());
+    assert!(original::ran(scene.root.path()));
+    assert_eq!(scene.worker.told.get().cancelled.len(), 1);
+    assert_eq!(scene.worker.told.get().ended, ["sess-job-1"]);
+}
