@@ -27,12 +27,17 @@ pub use packet::{Frame, Packet, Params};
 use ffmpeg_next::ffi;
 use std::ffi::{CStr, CString, c_char, c_int};
 
-pub use ffmpeg_next::ffi::{AVCodecID as CodecId, AVMediaType as MediaType, AVRational as Rational};
+pub use ffmpeg_next::ffi::{
+    AVCodecID as CodecId, AVMediaType as MediaType, AVRational as Rational,
+};
 
 /// "No timestamp".
 pub const NOPTS: i64 = ffi::AV_NOPTS_VALUE;
 /// Microseconds per tick of `AV_TIME_BASE`.
-pub const MICROS: Rational = Rational { num: 1, den: 1_000_000 };
+pub const MICROS: Rational = Rational {
+    num: 1,
+    den: 1_000_000,
+};
 
 /// What libav answered, and to which call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +53,10 @@ pub type Result<T> = std::result::Result<T, AvError>;
 
 impl AvError {
     fn new(op: impl Into<String>, code: c_int) -> Self {
-        AvError { op: op.into(), code }
+        AvError {
+            op: op.into(),
+            code,
+        }
     }
 
     /// End of file or of stream.
@@ -82,7 +90,11 @@ impl std::fmt::Display for AvError {
 impl std::error::Error for AvError {}
 
 fn check(op: &str, code: c_int) -> Result<c_int> {
-    if code < 0 { Err(AvError::new(op, code)) } else { Ok(code) }
+    if code < 0 {
+        Err(AvError::new(op, code))
+    } else {
+        Ok(code)
+    }
 }
 
 fn out_of_memory(op: &str) -> AvError {
@@ -102,7 +114,11 @@ unsafe fn text(text: *const c_char) -> Option<String> {
         None
     } else {
         // SAFETY: promised by the caller.
-        Some(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+        Some(
+            unsafe { CStr::from_ptr(text) }
+                .to_string_lossy()
+                .into_owned(),
+        )
     }
 }
 
@@ -147,7 +163,10 @@ impl Dictionary {
                     ffi::AV_DICT_IGNORE_SUFFIX as c_int,
                 );
                 let Some(found) = entry.as_ref() else { break };
-                pairs.push((text(found.key).unwrap_or_default(), text(found.value).unwrap_or_default()));
+                pairs.push((
+                    text(found.key).unwrap_or_default(),
+                    text(found.value).unwrap_or_default(),
+                ));
             }
         }
         pairs

@@ -14,7 +14,9 @@ mod cut;
 mod demux;
 mod describe;
 mod encode;
+mod names;
 mod package;
+mod report;
 mod resolve;
 mod subtitle;
 mod timeline;
@@ -168,7 +170,16 @@ struct Ready {
 enum Made {
     Ready(OutRef, Box<Ready>),
     /// `cut`: a segment may end before this packet.
-    Packet { to: OutRef, packet: Packet, cut: bool },
+    Packet {
+        to: OutRef,
+        packet: Packet,
+        cut: bool,
+    },
+    /// No packet of this stream will lie before that time, microseconds.
+    Until {
+        to: OutRef,
+        time_us: i64,
+    },
     End(OutRef),
 }
 
@@ -181,11 +192,28 @@ struct Outlet {
 
 impl Outlet {
     fn ready(&self, ready: Ready) -> bool {
-        self.queue.send(Made::Ready(self.to, Box::new(ready))).is_ok()
+        self.queue
+            .send(Made::Ready(self.to, Box::new(ready)))
+            .is_ok()
     }
 
     fn packet(&self, packet: Packet, cut: bool) -> bool {
-        self.queue.send(Made::Packet { to: self.to, packet, cut }).is_ok()
+        self.queue
+            .send(Made::Packet {
+                to: self.to,
+                packet,
+                cut,
+            })
+            .is_ok()
+    }
+
+    fn until(&self, time_us: i64) -> bool {
+        self.queue
+            .send(Made::Until {
+                to: self.to,
+                time_us,
+            })
+            .is_ok()
     }
 
     fn end(&self) -> bool {
@@ -193,12 +221,23 @@ impl Outlet {
     }
 }
 
+/// What the demuxer hands to an audio stage.
+enum Feed {
+    Packet(Packet),
+    /// The input was read to this time, microseconds, and the stream had nothing.
+    Until(i64),
+}
+
 /// Packets on their way to the muxer. Small: what waits here is memory, and the muxer keeps up.
 const MADE_QUEUE: usize = 64;
 
 /// Translates a libav failure of a stage; its words name the step.
 fn av(error: &AvError) -> Problem {
-    let kind = if error.is_interrupted() { Kind::Cancelled } else { Kind::Internal };
+    let kind = if error.is_interrupted() {
+        Kind::Cancelled
+    } else {
+        Kind::Internal
+    };
     Problem::new(kind, error.to_string())
 }
 
@@ -209,7 +248,9 @@ struct Pacer {
 
 impl Pacer {
     fn new() -> Self {
-        Pacer { last: Instant::now() }
+        Pacer {
+            last: Instant::now(),
+        }
     }
 
     /// Called once per piece of media of this length.
@@ -242,10 +283,17 @@ pub fn run(
     let outputs = resolved.outputs;
     let result = std::thread::scope(|scope| {
         let (made, queue) = sync_channel(MADE_QUEUE);
-        let mut routes: Vec<Vec<demux::Route>> = resolved.inputs.iter().map(|_| Vec::new()).collect();
+        let mut routes: Vec<Vec<demux::Route>> =
+            resolved.inputs.iter().map(|_| Vec::new()).collect();
         for (o, output) in outputs.iter().enumerate() {
             for (s, stream) in output.streams.iter().enumerate() {
-                let outlet = Outlet { queue: made.clone(), to: OutRef { output: o, stream: s } };
+                let outlet = Outlet {
+                    queue: made.clone(),
+                    to: OutRef {
+                        output: o,
+                        stream: s,
+                    },
+                };
                 let (input, index) = (stream.input, stream.index);
                 let source = &resolved.inputs[input].input.streams[index];
                 let route = match stream.start(scope, &shared, source, &facts, outlet) {
@@ -255,13 +303,15 @@ pub fn run(
                         continue;
                     }
                 };
-                routes[input].push(demux::Route { index, to: route });
+                routes[input].push(demux::Route::new(index, route));
             }
         }
         drop(made);
         for (input, routes) in resolved.inputs.into_iter().zip(routes) {
             let shared = &shared;
-            spawn(scope, shared, "demux", move || demux::run(input, routes, shared));
+            spawn(scope, shared, "demux", move || {
+                demux::run(input, routes, shared)
+            });
         }
         let result = cut::run(&outputs, &facts, &queue, &shared, sink);
         if let Err(problem) = result {
@@ -294,8 +344,13 @@ fn spawn<'scope, F>(
             shared.fail(problem);
         }
     };
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, stage);
+    let spawned = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn_scoped(scope, stage);
     if let Err(error) = spawned {
-        shared.fail(Problem::new(Kind::Exhausted, format!("no thread for {name}: {error}")));
+        shared.fail(Problem::new(
+            Kind::Exhausted,
+            format!("no thread for {name}: {error}"),
+        ));
     }
 }

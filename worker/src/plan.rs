@@ -26,36 +26,112 @@ pub struct EncoderPlan {
 
 const ENCODERS: &[(EncoderPlan, &[&str])] = &[
     (
-        EncoderPlan { name: "libx264", media: MediaKind::Video },
+        EncoderPlan {
+            name: "libx264",
+            media: MediaKind::Video,
+        },
         &[
-            "libx264", "h264", "h264_nvenc", "h264_vaapi", "h264_qsv", "h264_mf", "h264_amf",
-            "h264_videotoolbox", "libopenh264", "nvenc_h264",
+            "libx264",
+            "h264",
+            "h264_nvenc",
+            "h264_vaapi",
+            "h264_qsv",
+            "h264_mf",
+            "h264_amf",
+            "h264_videotoolbox",
+            "libopenh264",
+            "nvenc_h264",
         ],
     ),
     (
-        EncoderPlan { name: "libx265", media: MediaKind::Video },
+        EncoderPlan {
+            name: "libx265",
+            media: MediaKind::Video,
+        },
         &[
-            "libx265", "hevc", "h265", "hevc_nvenc", "hevc_vaapi", "hevc_qsv", "hevc_mf",
-            "hevc_amf", "hevc_videotoolbox", "nvenc_hevc",
+            "libx265",
+            "hevc",
+            "h265",
+            "hevc_nvenc",
+            "hevc_vaapi",
+            "hevc_qsv",
+            "hevc_mf",
+            "hevc_amf",
+            "hevc_videotoolbox",
+            "nvenc_hevc",
         ],
     ),
     (
-        EncoderPlan { name: "aac", media: MediaKind::Audio },
+        EncoderPlan {
+            name: "aac",
+            media: MediaKind::Audio,
+        },
         &["aac", "aac_lc", "libfdk_aac", "aac_at", "aac_mf"],
     ),
-    (EncoderPlan { name: "ac3", media: MediaKind::Audio }, &["ac3", "ac3_eae", "ac3_fixed"]),
-    (EncoderPlan { name: "eac3", media: MediaKind::Audio }, &["eac3", "eac3_eae", "truehd_eae"]),
-    (EncoderPlan { name: "libopus", media: MediaKind::Audio }, &["libopus", "opus"]),
-    (EncoderPlan { name: "libmp3lame", media: MediaKind::Audio }, &["libmp3lame", "mp3"]),
-    (EncoderPlan { name: "flac", media: MediaKind::Audio }, &["flac"]),
-    (EncoderPlan { name: "ass", media: MediaKind::Subtitle }, &["ass", "ssa"]),
-    (EncoderPlan { name: "srt", media: MediaKind::Subtitle }, &["srt", "subrip"]),
-    (EncoderPlan { name: "webvtt", media: MediaKind::Subtitle }, &["webvtt"]),
+    (
+        EncoderPlan {
+            name: "ac3",
+            media: MediaKind::Audio,
+        },
+        &["ac3", "ac3_eae", "ac3_fixed"],
+    ),
+    (
+        EncoderPlan {
+            name: "eac3",
+            media: MediaKind::Audio,
+        },
+        &["eac3", "eac3_eae", "truehd_eae"],
+    ),
+    (
+        EncoderPlan {
+            name: "libopus",
+            media: MediaKind::Audio,
+        },
+        &["libopus", "opus"],
+    ),
+    (
+        EncoderPlan {
+            name: "libmp3lame",
+            media: MediaKind::Audio,
+        },
+        &["libmp3lame", "mp3"],
+    ),
+    (
+        EncoderPlan {
+            name: "flac",
+            media: MediaKind::Audio,
+        },
+        &["flac"],
+    ),
+    (
+        EncoderPlan {
+            name: "ass",
+            media: MediaKind::Subtitle,
+        },
+        &["ass", "ssa"],
+    ),
+    (
+        EncoderPlan {
+            name: "srt",
+            media: MediaKind::Subtitle,
+        },
+        &["srt", "subrip"],
+    ),
+    (
+        EncoderPlan {
+            name: "webvtt",
+            media: MediaKind::Subtitle,
+        },
+        &["webvtt"],
+    ),
 ];
 
 /// The software encoder for what the job names.
 pub fn encoder(requested: &str) -> Option<EncoderPlan> {
-    ENCODERS.iter().find(|(_, names)| names.contains(&requested)).map(|(plan, _)| *plan)
+    ENCODERS
+        .iter()
+        .find(|(_, names)| names.contains(&requested))
+        .map(|(plan, _)| *plan)
 }
 
 /// Options for [`encoder`]'s choice, translated from what the job says for the one it names.
@@ -63,27 +139,64 @@ pub use options::translate as encoder_options;
 
 /// Video operations that run as they stand. None of them opens a file.
 const VIDEO_FILTERS: &[&str] = &[
-    "scale", "format", "fps", "setsar", "setdar", "yadif", "bwdif", "crop", "pad", "transpose",
-    "null", "hqdn3d", "unsharp", "vflip", "hflip", "setparams", "zscale",
+    "scale",
+    "format",
+    "fps",
+    "setsar",
+    "setdar",
+    "yadif",
+    "bwdif",
+    "crop",
+    "pad",
+    "transpose",
+    "null",
+    "hqdn3d",
+    "unsharp",
+    "vflip",
+    "hflip",
+    "setparams",
+    "zscale",
 ];
 /// Audio operations that run as they stand. None of them opens a file.
 const AUDIO_FILTERS: &[&str] = &[
-    "aresample", "aformat", "anull", "volume", "pan", "channelmap", "loudnorm", "dynaudnorm",
-    "acompressor", "alimiter", "atempo",
+    "aresample",
+    "aformat",
+    "anull",
+    "volume",
+    "pan",
+    "channelmap",
+    "loudnorm",
+    "dynaudnorm",
+    "acompressor",
+    "alimiter",
+    "atempo",
 ];
 /// Moves between memories, which one memory does not need.
 const MOVES: &[&str] = &["hwupload", "hwupload_cuda", "hwdownload", "hwmap"];
 /// Scalers of devices.
-const DEVICE_SCALERS: &[&str] = &["scale_cuda", "scale_npp", "scale_vaapi", "scale_qsv", "vpp_qsv"];
+const DEVICE_SCALERS: &[&str] = &[
+    "scale_cuda",
+    "scale_npp",
+    "scale_vaapi",
+    "scale_qsv",
+    "vpp_qsv",
+];
 
 fn unsupported_filter(name: &str) -> Problem {
-    Problem::new(Kind::Unsupported, format!("filter `{name}` is not possible on this worker yet"))
-        .at("graphs")
+    Problem::new(
+        Kind::Unsupported,
+        format!("filter `{name}` is not possible on this worker yet"),
+    )
+    .at("graphs")
 }
 
 /// Filter text of a video line for software, ending in a pixel format that `encoder` takes.
 /// `source_depth`: bits per component of the source, for encoders that keep ten.
-pub fn software_video(filters: &[Filter], encoder: &str, source_depth: u32) -> Result<String, Problem> {
+pub fn software_video(
+    filters: &[Filter],
+    encoder: &str,
+    source_depth: u32,
+) -> Result<String, Problem> {
     let mut chain: Vec<String> = Vec::new();
     let mut deep = source_depth > 8;
     for filter in filters {
@@ -110,7 +223,11 @@ pub fn software_video(filters: &[Filter], encoder: &str, source_depth: u32) -> R
         chain.push(filter.text());
     }
     let keeps_ten = encoder == "libx265";
-    let pixels = if deep && keeps_ten { "yuv420p10le" } else { "yuv420p" };
+    let pixels = if deep && keeps_ten {
+        "yuv420p10le"
+    } else {
+        "yuv420p"
+    };
     chain.push(format!("format=pix_fmts={pixels}"));
     Ok(chain.join(","))
 }
@@ -128,7 +245,13 @@ pub fn software_audio(
         }
         chain.push(filter.text());
     }
-    let option = |key: &str| options.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+    let option = |key: &str| {
+        options
+            .iter()
+            .rev()
+            .find(|(k, _)| k == key)
+            .map(|(_, v)| v.as_str())
+    };
     let formats = match encoder {
         "aac" | "ac3" | "eac3" => "fltp",
         "libopus" => "s16|flt",
@@ -149,7 +272,10 @@ pub fn software_audio(
         ),
         _ => {}
     }
-    let layout = match (option("channel_layout").or(option("ch_layout")), option("ac")) {
+    let layout = match (
+        option("channel_layout").or(option("ch_layout")),
+        option("ac"),
+    ) {
         (Some(layout), _) => Some(layout.to_owned()),
         (None, Some(count)) => channels_layout(count),
         (None, None) => match encoder {
@@ -178,9 +304,21 @@ fn channels_layout(count: &str) -> Option<String> {
 
 /// Muxer options that the worker knows to be harmless.
 const MUXER_OPTIONS: &[&str] = &[
-    "max_delay", "output_ts_offset", "live", "avoid_negative_ts", "fflags", "flags",
-    "ignore_readorder", "mpegts_flags", "mpegts_copyts", "individual_header_trailer",
-    "cluster_time_limit", "cluster_size_limit", "strict", "map_metadata", "map_chapters",
+    "max_delay",
+    "output_ts_offset",
+    "live",
+    "avoid_negative_ts",
+    "fflags",
+    "flags",
+    "ignore_readorder",
+    "mpegts_flags",
+    "mpegts_copyts",
+    "individual_header_trailer",
+    "cluster_time_limit",
+    "cluster_size_limit",
+    "strict",
+    "map_metadata",
+    "map_chapters",
     "flush_packets",
 ];
 
@@ -208,7 +346,11 @@ pub fn check(spec: &JobSpec) -> Result<(), Problem> {
     }
     let parts = spec.inputs.len()
         + spec.graphs.len()
-        + spec.outputs.iter().map(|o| 1 + o.streams.len()).sum::<usize>();
+        + spec
+            .outputs
+            .iter()
+            .map(|o| 1 + o.streams.len())
+            .sum::<usize>();
     if parts > MAX_PARTS {
         return Err(Problem::new(
             Kind::TooLarge,
@@ -217,19 +359,28 @@ pub fn check(spec: &JobSpec) -> Result<(), Problem> {
     }
     check_inputs(spec)?;
     if spec.resume.is_some() {
-        return Err(Problem::new(Kind::Unsupported, "resuming another worker's job is not possible yet")
-            .at("resume"));
+        return Err(Problem::new(
+            Kind::Unsupported,
+            "resuming another worker's job is not possible yet",
+        )
+        .at("resume"));
     }
     for (o, output) in spec.outputs.iter().enumerate() {
         check_packaging(&output.packaging, &format!("outputs[{o}].packaging"))?;
         for (key, _) in &output.muxer_options {
             if !MUXER_OPTIONS.contains(&key.as_str()) {
-                return Err(Problem::new(Kind::Unsupported, format!("muxer option `{key}` is unknown"))
-                    .at(format!("outputs[{o}].muxer_options")));
+                return Err(Problem::new(
+                    Kind::Unsupported,
+                    format!("muxer option `{key}` is unknown"),
+                )
+                .at(format!("outputs[{o}].muxer_options")));
             }
         }
         if output.streams.is_empty() {
-            return invalid("an output needs a stream".to_owned(), &format!("outputs[{o}].streams"));
+            return invalid(
+                "an output needs a stream".to_owned(),
+                &format!("outputs[{o}].streams"),
+            );
         }
         for (s, stream) in output.streams.iter().enumerate() {
             let field = format!("outputs[{o}].streams[{s}]");
@@ -246,7 +397,9 @@ pub fn check(spec: &JobSpec) -> Result<(), Problem> {
         }
     }
     if spec.outputs.len() > 1 {
-        return Err(Problem::new(Kind::Unsupported, "a second output is not possible yet").at("outputs[1]"));
+        return Err(
+            Problem::new(Kind::Unsupported, "a second output is not possible yet").at("outputs[1]"),
+        );
     }
     Ok(())
 }
@@ -255,12 +408,19 @@ fn check_inputs(spec: &JobSpec) -> Result<(), Problem> {
     let mut inline = 0;
     for (i, input) in spec.inputs.iter().enumerate() {
         if input.locations.is_empty() {
-            return Err(Problem::new(Kind::InvalidArgument, "an input needs a location")
-                .at(format!("inputs[{i}].locations")));
+            return Err(
+                Problem::new(Kind::InvalidArgument, "an input needs a location")
+                    .at(format!("inputs[{i}].locations")),
+            );
         }
-        if input.seek_us.is_some_and(|t| !(0..=i64::from(u32::MAX) * 1_000_000).contains(&t)) {
-            return Err(Problem::new(Kind::InvalidArgument, "the seek lies outside any title")
-                .at(format!("inputs[{i}].seek_us")));
+        if input
+            .seek_us
+            .is_some_and(|t| !(0..=i64::from(u32::MAX) * 1_000_000).contains(&t))
+        {
+            return Err(
+                Problem::new(Kind::InvalidArgument, "the seek lies outside any title")
+                    .at(format!("inputs[{i}].seek_us")),
+            );
         }
         for location in &input.locations {
             if let Location::Inline { data, .. } = location {
@@ -284,7 +444,11 @@ fn check_codec(
     line: Option<&Line>,
     field: &str,
 ) -> Result<(), Problem> {
-    let CodecSpec::Encode { encoder: requested, options } = codec else {
+    let CodecSpec::Encode {
+        encoder: requested,
+        options,
+    } = codec
+    else {
         return if line.is_some() {
             Err(Problem::new(Kind::InvalidArgument, "a filtered stream cannot be copied").at(field))
         } else {
@@ -292,7 +456,11 @@ fn check_codec(
         };
     };
     let Some(plan) = encoder(requested) else {
-        return Err(Problem::new(Kind::Unsupported, format!("encoder `{requested}` is unknown")).at(field));
+        return Err(Problem::new(
+            Kind::Unsupported,
+            format!("encoder `{requested}` is unknown"),
+        )
+        .at(field));
     };
     if !libav::has_encoder(plan.name) {
         return Err(Problem::new(
@@ -301,11 +469,15 @@ fn check_codec(
         )
         .at(field));
     }
-    encoder_options(requested, plan, options).map_err(|p| p.at(format!("{field}.codec.options")))?;
+    encoder_options(requested, plan, options)
+        .map_err(|p| p.at(format!("{field}.codec.options")))?;
     if let Some(line) = line {
         if line.input as usize >= spec.inputs.len() {
-            return Err(Problem::new(Kind::InvalidArgument, format!("there is no input {}", line.input))
-                .at("graphs"));
+            return Err(Problem::new(
+                Kind::InvalidArgument,
+                format!("there is no input {}", line.input),
+            )
+            .at("graphs"));
         }
         match plan.media {
             MediaKind::Video => drop(software_video(&line.filters, plan.name, 8)?),
@@ -318,11 +490,19 @@ fn check_codec(
 
 fn check_packaging(packaging: &Packaging, field: &str) -> Result<(), Problem> {
     let (seconds, tolerance) = match packaging {
-        Packaging::Dash { segment_seconds, tolerance_seconds, .. }
-        | Packaging::Segment { segment_seconds, tolerance_seconds, .. } => {
-            (*segment_seconds, *tolerance_seconds)
+        Packaging::Dash {
+            segment_seconds,
+            tolerance_seconds,
+            ..
         }
-        Packaging::Hls { segment_seconds, .. } => (*segment_seconds, 0.0),
+        | Packaging::Segment {
+            segment_seconds,
+            tolerance_seconds,
+            ..
+        } => (*segment_seconds, *tolerance_seconds),
+        Packaging::Hls {
+            segment_seconds, ..
+        } => (*segment_seconds, 0.0),
     };
     if !(0.1..=3600.0).contains(&seconds) || !(0.0..=seconds).contains(&tolerance) {
         return Err(Problem::new(
@@ -333,8 +513,11 @@ fn check_packaging(packaging: &Packaging, field: &str) -> Result<(), Problem> {
     }
     match packaging {
         Packaging::Segment {
-            container: Container::Ass | Container::Srt | Container::WebVtt, ..
-        } => Err(Problem::new(Kind::Unsupported, "subtitle segments are not possible yet").at(field)),
+            container: Container::Ass | Container::Srt | Container::WebVtt,
+            ..
+        } => {
+            Err(Problem::new(Kind::Unsupported, "subtitle segments are not possible yet").at(field))
+        }
         _ => Ok(()),
     }
 }
@@ -344,7 +527,11 @@ mod tests {
     use super::*;
 
     fn filters(text: &str) -> Vec<Filter> {
-        graph::parse(text).unwrap().into_iter().flat_map(|c| c.filters).collect()
+        graph::parse(text)
+            .unwrap()
+            .into_iter()
+            .flat_map(|c| c.filters)
+            .collect()
     }
 
     #[test]
@@ -362,7 +549,12 @@ mod tests {
 
     #[test]
     fn filters_that_open_files_are_refused() {
-        for bad in ["movie=/etc/passwd", "subtitles=/x", "drawtext=textfile=/x", "sendcmd=f=/x"] {
+        for bad in [
+            "movie=/etc/passwd",
+            "subtitles=/x",
+            "drawtext=textfile=/x",
+            "sendcmd=f=/x",
+        ] {
             let problem = software_video(&filters(bad), "libx264", 8).unwrap_err();
             assert_eq!(problem.kind, Kind::Unsupported, "{bad}");
         }

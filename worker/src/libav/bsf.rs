@@ -22,11 +22,19 @@ impl BitstreamFilter {
             let mut context = std::ptr::null_mut();
             check("dump_extra", ffi::av_bsf_alloc(filter, &mut context))?;
             let bsf = BitstreamFilter(context);
-            check("dump_extra", ffi::avcodec_parameters_copy((*context).par_in, params.as_ptr()))?;
+            check(
+                "dump_extra",
+                ffi::avcodec_parameters_copy((*context).par_in, params.as_ptr()),
+            )?;
             (*context).time_base_in = time_base;
             check(
                 "dump_extra",
-                ffi::av_opt_set((*context).priv_data, c("freq").as_ptr(), c("keyframe").as_ptr(), 0),
+                ffi::av_opt_set(
+                    (*context).priv_data,
+                    c("freq").as_ptr(),
+                    c("keyframe").as_ptr(),
+                    0,
+                ),
             )?;
             check("dump_extra", ffi::av_bsf_init(context))?;
             Ok(bsf)
@@ -38,8 +46,14 @@ impl BitstreamFilter {
         let out = Packet::new()?;
         // SAFETY: both packets are valid; send takes the content of the first.
         unsafe {
-            check("bit stream filter", ffi::av_bsf_send_packet(self.0, packet.as_ptr()))?;
-            check("bit stream filter", ffi::av_bsf_receive_packet(self.0, out.as_ptr()))?;
+            check(
+                "bit stream filter",
+                ffi::av_bsf_send_packet(self.0, packet.as_ptr()),
+            )?;
+            check(
+                "bit stream filter",
+                ffi::av_bsf_receive_packet(self.0, out.as_ptr()),
+            )?;
         }
         Ok(out)
     }

@@ -1,6 +1,8 @@
 //! Decoders and encoders.
 
-use super::{AvError, Dictionary, Frame, Packet, Params, Rational, Result, c, check, out_of_memory};
+use super::{
+    AvError, Dictionary, Frame, Packet, Params, Rational, Result, c, check, out_of_memory,
+};
 use ffmpeg_next::ffi;
 use std::ffi::c_int;
 
@@ -40,18 +42,27 @@ impl Decoder {
             let codec = ffi::avcodec_find_decoder(params.codec_id());
             if codec.is_null() {
                 let name = super::codec_name(params.codec_id());
-                return Err(AvError::new(format!("no decoder for {name}"), ffi::AVERROR_DECODER_NOT_FOUND));
+                return Err(AvError::new(
+                    format!("no decoder for {name}"),
+                    ffi::AVERROR_DECODER_NOT_FOUND,
+                ));
             }
             let context = ffi::avcodec_alloc_context3(codec);
             if context.is_null() {
                 return Err(out_of_memory("decoder"));
             }
             let decoder = Decoder(context);
-            check("decoder", ffi::avcodec_parameters_to_context(context, params.as_ptr()))?;
+            check(
+                "decoder",
+                ffi::avcodec_parameters_to_context(context, params.as_ptr()),
+            )?;
             (*context).pkt_timebase = time_base;
             (*context).thread_count = threads as c_int;
             let name = super::codec_name(params.codec_id());
-            check(&format!("open decoder {name}"), ffi::avcodec_open2(context, codec, std::ptr::null_mut()))?;
+            check(
+                &format!("open decoder {name}"),
+                ffi::avcodec_open2(context, codec, std::ptr::null_mut()),
+            )?;
             Ok(decoder)
         }
     }
@@ -64,8 +75,11 @@ impl Decoder {
     pub fn skip_non_reference(&mut self, on: bool) {
         // SAFETY: valid context, borrowed mutably; the field may change between packets.
         unsafe {
-            (*self.0).skip_frame =
-                if on { ffi::AVDiscard::AVDISCARD_NONREF } else { ffi::AVDiscard::AVDISCARD_DEFAULT };
+            (*self.0).skip_frame = if on {
+                ffi::AVDiscard::AVDISCARD_NONREF
+            } else {
+                ffi::AVDiscard::AVDISCARD_DEFAULT
+            };
         }
     }
 
@@ -169,8 +183,14 @@ impl Encoder {
             let (context, frame) = (&mut *encoder.0, &*first.as_ptr());
             context.sample_fmt = std::mem::transmute::<i32, ffi::AVSampleFormat>(frame.format);
             context.sample_rate = frame.sample_rate;
-            check("encoder", ffi::av_channel_layout_copy(&mut context.ch_layout, &frame.ch_layout))?;
-            context.time_base = Rational { num: 1, den: frame.sample_rate };
+            check(
+                "encoder",
+                ffi::av_channel_layout_copy(&mut context.ch_layout, &frame.ch_layout),
+            )?;
+            context.time_base = Rational {
+                num: 1,
+                den: frame.sample_rate,
+            };
             if settings.global_header {
                 context.flags |= ffi::AV_CODEC_FLAG_GLOBAL_HEADER as c_int;
             }
@@ -183,14 +203,25 @@ impl Encoder {
         unsafe {
             let codec = ffi::avcodec_find_encoder_by_name(c(name).as_ptr());
             if codec.is_null() {
-                return Err(AvError::new(format!("no encoder {name}"), ffi::AVERROR_ENCODER_NOT_FOUND));
+                return Err(AvError::new(
+                    format!("no encoder {name}"),
+                    ffi::AVERROR_ENCODER_NOT_FOUND,
+                ));
             }
             let context = ffi::avcodec_alloc_context3(codec);
-            if context.is_null() { Err(out_of_memory("encoder")) } else { Ok(Encoder(context)) }
+            if context.is_null() {
+                Err(out_of_memory("encoder"))
+            } else {
+                Ok(Encoder(context))
+            }
         }
     }
 
-    fn open(self, name: &str, options: &[(String, String)]) -> Result<(Self, Vec<(String, String)>)> {
+    fn open(
+        self,
+        name: &str,
+        options: &[(String, String)],
+    ) -> Result<(Self, Vec<(String, String)>)> {
         let mut dictionary = Dictionary::new(options.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         // SAFETY: the context was allocated for its own codec, hence the null codec here.
         unsafe {
@@ -218,7 +249,9 @@ impl Encoder {
     pub fn params(&self) -> Result<Params> {
         let params = Params::new()?;
         // SAFETY: open context, valid parameters.
-        check("encoder", unsafe { ffi::avcodec_parameters_from_context(params.as_ptr(), self.0) })?;
+        check("encoder", unsafe {
+            ffi::avcodec_parameters_from_context(params.as_ptr(), self.0)
+        })?;
         Ok(params)
     }
 

@@ -38,9 +38,10 @@ impl Graph {
     pub fn audio(chain: &str, first: &Frame, time_base: Rational) -> Result<Self> {
         // SAFETY: a format number of a decoded frame; the answer is a static text or null.
         let format = unsafe {
-            super::text(ffi::av_get_sample_fmt_name(
-                std::mem::transmute::<i32, ffi::AVSampleFormat>(first.format()),
-            ))
+            super::text(ffi::av_get_sample_fmt_name(std::mem::transmute::<
+                i32,
+                ffi::AVSampleFormat,
+            >(first.format())))
         }
         .unwrap_or_default();
         let args = format!(
@@ -61,8 +62,11 @@ impl Graph {
             if graph.is_null() {
                 return Err(out_of_memory("filter graph"));
             }
-            let mut this =
-                Graph { graph, source: std::ptr::null_mut(), sink: std::ptr::null_mut() };
+            let mut this = Graph {
+                graph,
+                source: std::ptr::null_mut(),
+                sink: std::ptr::null_mut(),
+            };
             this.source = this.create(source, "in", Some(args))?;
             this.sink = this.create(sink, "out", None)?;
             let mut outputs = ffi::avfilter_inout_alloc();
@@ -98,14 +102,22 @@ impl Graph {
         }
     }
 
-    unsafe fn create(&self, filter: &str, name: &str, args: Option<&str>) -> Result<*mut ffi::AVFilterContext> {
+    unsafe fn create(
+        &self,
+        filter: &str,
+        name: &str,
+        args: Option<&str>,
+    ) -> Result<*mut ffi::AVFilterContext> {
         let args = args.map(c);
         let mut context = std::ptr::null_mut();
         // SAFETY: the graph is valid; texts live during the call.
         unsafe {
             let found = ffi::avfilter_get_by_name(c(filter).as_ptr());
             if found.is_null() {
-                return Err(AvError::new(format!("no filter {filter}"), ffi::AVERROR_FILTER_NOT_FOUND));
+                return Err(AvError::new(
+                    format!("no filter {filter}"),
+                    ffi::AVERROR_FILTER_NOT_FOUND,
+                ));
             }
             check(
                 &format!("filter {filter}"),

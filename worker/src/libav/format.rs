@@ -1,6 +1,8 @@
 //! Demuxing from a byte source of ours.
 
-use super::{AvError, Dictionary, NOPTS, Packet, Params, Rational, Result, c, check, out_of_memory};
+use super::{
+    AvError, Dictionary, NOPTS, Packet, Params, Rational, Result, c, check, out_of_memory,
+};
 use ffmpeg_next::ffi;
 use std::{
     ffi::{c_int, c_void},
@@ -54,7 +56,10 @@ pub struct StreamInfo {
 impl StreamInfo {
     /// One tag.
     pub fn tag(&self, key: &str) -> Option<&str> {
-        self.metadata.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v.as_str())
+        self.metadata
+            .iter()
+            .find(|(k, _)| k.eq_ignore_ascii_case(key))
+            .map(|(_, v)| v.as_str())
     }
 
     /// A cover picture, not moving video.
@@ -102,7 +107,10 @@ unsafe extern "C" fn read(opaque: *mut c_void, buffer: *mut u8, size: c_int) -> 
     // SAFETY: opaque is our boxed Io, alive until Drop and used by one thread at a time; libav
     // gives `size` writable bytes.
     let (io, buffer) = unsafe {
-        (&mut *opaque.cast::<Io>(), std::slice::from_raw_parts_mut(buffer, size.max(0) as usize))
+        (
+            &mut *opaque.cast::<Io>(),
+            std::slice::from_raw_parts_mut(buffer, size.max(0) as usize),
+        )
     };
     loop {
         if (io.interrupt)() {
@@ -154,14 +162,22 @@ unsafe extern "C" fn interrupted(opaque: *mut c_void) -> c_int {
 impl Input {
     /// Opens and probes. No other resource is ever opened: the protocol list is empty, so a
     /// playlist, a concat script or an MP4 data reference finds nothing (P8).
-    pub fn open(source: Box<dyn ByteSource>, options: &OpenOptions, interrupt: Interrupt) -> Result<Self> {
+    pub fn open(
+        source: Box<dyn ByteSource>,
+        options: &OpenOptions,
+        interrupt: Interrupt,
+    ) -> Result<Self> {
         // SAFETY: `this` owns all three from the moment they exist, and Drop frees each of them
         // that is not null. avformat_open_input frees the context itself when it fails.
         unsafe {
             let mut this = Input {
                 context: std::ptr::null_mut(),
                 avio: std::ptr::null_mut(),
-                io: Box::into_raw(Box::new(Io { source, interrupt, error: None })),
+                io: Box::into_raw(Box::new(Io {
+                    source,
+                    interrupt,
+                    error: None,
+                })),
                 streams: Vec::new(),
             };
             let buffer = ffi::av_malloc(READ_SIZE);
@@ -187,8 +203,10 @@ impl Input {
             }
             (*context).pb = this.avio;
             (*context).flags |= ffi::AVFMT_FLAG_CUSTOM_IO as c_int;
-            (*context).interrupt_callback =
-                ffi::AVIOInterruptCB { callback: Some(interrupted), opaque: this.io.cast() };
+            (*context).interrupt_callback = ffi::AVIOInterruptCB {
+                callback: Some(interrupted),
+                opaque: this.io.cast(),
+            };
             let mut dictionary = Dictionary::new([
                 ("protocol_whitelist", ""),
                 ("format_whitelist", options.formats.join(",").as_str()),
@@ -212,7 +230,10 @@ impl Input {
                 // A score this low is a guess: libav takes random bytes for MP3 at times.
                 return Err(AvError::new("open input", ffi::AVERROR_INVALIDDATA));
             }
-            check("probe streams", ffi::avformat_find_stream_info(opened, std::ptr::null_mut()))?;
+            check(
+                "probe streams",
+                ffi::avformat_find_stream_info(opened, std::ptr::null_mut()),
+            )?;
             this.read_streams()?;
             Ok(this)
         }
@@ -228,7 +249,10 @@ impl Input {
                 // The dictionary belongs to the stream.
                 let _ = metadata.into_raw();
                 let own = (*stream).duration;
-                let tagged = pairs.iter().find(|(k, _)| k == "DURATION").map(|(_, v)| v.as_str());
+                let tagged = pairs
+                    .iter()
+                    .find(|(k, _)| k == "DURATION")
+                    .map(|(_, v)| v.as_str());
                 let duration_us = if own == NOPTS || own <= 0 {
                     tagged.and_then(clock_us)
                 } else {
@@ -240,7 +264,11 @@ impl Input {
                     id: (*stream).id.max(0) as u32,
                     params: Params::copy_of((*stream).codecpar)?,
                     time_base: (*stream).time_base,
-                    frame_rate: ffi::av_guess_frame_rate(self.context, stream, std::ptr::null_mut()),
+                    frame_rate: ffi::av_guess_frame_rate(
+                        self.context,
+                        stream,
+                        std::ptr::null_mut(),
+                    ),
                     metadata: pairs,
                     disposition: (*stream).disposition as u32,
                 });

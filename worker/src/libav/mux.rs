@@ -40,7 +40,10 @@ impl Muxer {
                     std::ptr::null(),
                 ),
             )?;
-            let mut muxer = Muxer { context, stage: Stage::Streams };
+            let mut muxer = Muxer {
+                context,
+                stage: Stage::Streams,
+            };
             muxer.open_buffer()?;
             Ok(muxer)
         }
@@ -58,7 +61,11 @@ impl Muxer {
     }
 
     fn at(&self, stage: Stage, op: &str) -> Result<()> {
-        if self.stage == stage { Ok(()) } else { Err(AvError::new(op, ffi::AVERROR(libc::EINVAL))) }
+        if self.stage == stage {
+            Ok(())
+        } else {
+            Err(AvError::new(op, ffi::AVERROR(libc::EINVAL)))
+        }
     }
 
     /// Adds a stream with the wished time base and gives its index.
@@ -74,8 +81,13 @@ impl Muxer {
         // passes into the stream's ownership.
         unsafe {
             let stream = ffi::avformat_new_stream(self.context, std::ptr::null());
-            let Some(stream) = stream.as_mut() else { return Err(out_of_memory("stream")) };
-            check("stream", ffi::avcodec_parameters_copy(stream.codecpar, params.as_ptr()))?;
+            let Some(stream) = stream.as_mut() else {
+                return Err(out_of_memory("stream"));
+            };
+            check(
+                "stream",
+                ffi::avcodec_parameters_copy(stream.codecpar, params.as_ptr()),
+            )?;
             (*stream.codecpar).codec_tag = 0;
             stream.time_base = time_base;
             if frame_rate.num > 0 && frame_rate.den > 0 {
@@ -95,7 +107,10 @@ impl Muxer {
         let mut dictionary = Dictionary::new(options.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         // SAFETY: valid context with its streams.
         unsafe {
-            check("write header", ffi::avformat_write_header(self.context, dictionary.as_mut_ptr()))?;
+            check(
+                "write header",
+                ffi::avformat_write_header(self.context, dictionary.as_mut_ptr()),
+            )?;
         }
         self.stage = Stage::Packets;
         match dictionary.pairs().first() {
@@ -122,7 +137,12 @@ impl Muxer {
         self.at(Stage::Packets, key)?;
         // SAFETY: the private data belongs to the open muxer; texts are read during the call.
         let code = unsafe {
-            ffi::av_opt_set((*self.context).priv_data, c(key).as_ptr(), c(value).as_ptr(), 0)
+            ffi::av_opt_set(
+                (*self.context).priv_data,
+                c(key).as_ptr(),
+                c(value).as_ptr(),
+                0,
+            )
         };
         check(&format!("muxer option `{key}`"), code).map(|_| ())
     }
@@ -131,14 +151,20 @@ impl Muxer {
     pub fn write(&mut self, packet: &Packet) -> Result<()> {
         self.at(Stage::Packets, "write packet")?;
         // SAFETY: valid context and packet; the packet's bytes are only read.
-        check("write packet", unsafe { ffi::av_write_frame(self.context, packet.as_ptr()) }).map(|_| ())
+        check("write packet", unsafe {
+            ffi::av_write_frame(self.context, packet.as_ptr())
+        })
+        .map(|_| ())
     }
 
     /// Makes the muxer write what it holds back (fragment, cluster, PES packets).
     pub fn flush(&mut self) -> Result<()> {
         self.at(Stage::Packets, "flush")?;
         // SAFETY: a null packet is libav's flush call, allowed before the trailer only.
-        check("flush", unsafe { ffi::av_write_frame(self.context, std::ptr::null_mut()) }).map(|_| ())
+        check("flush", unsafe {
+            ffi::av_write_frame(self.context, std::ptr::null_mut())
+        })
+        .map(|_| ())
     }
 
     /// Writes the trailer; only [`Muxer::take`] may follow.
@@ -146,7 +172,10 @@ impl Muxer {
         self.at(Stage::Packets, "write trailer")?;
         self.stage = Stage::Ended;
         // SAFETY: header written, trailer not yet.
-        check("write trailer", unsafe { ffi::av_write_trailer(self.context) }).map(|_| ())
+        check("write trailer", unsafe {
+            ffi::av_write_trailer(self.context)
+        })
+        .map(|_| ())
     }
 
     /// The bytes written since the last call.

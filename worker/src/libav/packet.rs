@@ -14,14 +14,22 @@ impl Packet {
     pub fn new() -> Result<Self> {
         // SAFETY: allocates or answers null.
         let packet = unsafe { ffi::av_packet_alloc() };
-        if packet.is_null() { Err(out_of_memory("packet")) } else { Ok(Packet(packet)) }
+        if packet.is_null() {
+            Err(out_of_memory("packet"))
+        } else {
+            Ok(Packet(packet))
+        }
     }
 
     /// A packet that shares the bytes of this one.
     pub fn share(&self) -> Result<Self> {
         // SAFETY: self.0 is a valid packet.
         let packet = unsafe { ffi::av_packet_clone(self.0) };
-        if packet.is_null() { Err(out_of_memory("packet")) } else { Ok(Packet(packet)) }
+        if packet.is_null() {
+            Err(out_of_memory("packet"))
+        } else {
+            Ok(Packet(packet))
+        }
     }
 
     /// A packet that holds a copy of these bytes.
@@ -139,14 +147,40 @@ impl Frame {
     pub fn new() -> Result<Self> {
         // SAFETY: allocates or answers null.
         let frame = unsafe { ffi::av_frame_alloc() };
-        if frame.is_null() { Err(out_of_memory("frame")) } else { Ok(Frame(frame)) }
+        if frame.is_null() {
+            Err(out_of_memory("frame"))
+        } else {
+            Ok(Frame(frame))
+        }
     }
 
     /// A frame that shares the buffers of this one.
     pub fn share(&self) -> Result<Self> {
         // SAFETY: self.0 is a valid frame.
         let frame = unsafe { ffi::av_frame_clone(self.0) };
-        if frame.is_null() { Err(out_of_memory("frame")) } else { Ok(Frame(frame)) }
+        if frame.is_null() {
+            Err(out_of_memory("frame"))
+        } else {
+            Ok(Frame(frame))
+        }
+    }
+
+    /// A silent audio frame of what stream parameters say; `None` when they say too little.
+    pub fn silence_of(params: &Params, samples: usize) -> Option<Self> {
+        let told = params.get();
+        if told.format < 0 || told.sample_rate <= 0 || told.ch_layout.nb_channels <= 0 {
+            return None;
+        }
+        let like = Frame::new().ok()?;
+        // SAFETY: a fresh frame takes a format number of libav's own and a copied layout.
+        unsafe {
+            (*like.0).format = told.format;
+            (*like.0).sample_rate = told.sample_rate;
+            if ffi::av_channel_layout_copy(&mut (*like.0).ch_layout, &told.ch_layout) < 0 {
+                return None;
+            }
+        }
+        like.silence_like(samples).ok()
     }
 
     /// A silent audio frame like `self` in format, rate and layout, of `samples` samples.
@@ -158,7 +192,10 @@ impl Frame {
             (*frame.0).format = (*self.0).format;
             (*frame.0).sample_rate = (*self.0).sample_rate;
             (*frame.0).nb_samples = samples as i32;
-            check("silence", ffi::av_channel_layout_copy(&mut (*frame.0).ch_layout, &(*self.0).ch_layout))?;
+            check(
+                "silence",
+                ffi::av_channel_layout_copy(&mut (*frame.0).ch_layout, &(*self.0).ch_layout),
+            )?;
             check("silence", ffi::av_frame_get_buffer(frame.0, 0))?;
             ffi::av_samples_set_silence(
                 (*frame.0).extended_data,
@@ -173,13 +210,22 @@ impl Frame {
 
     /// Copies `count` samples of `from`, starting at `from_at`, to `at` of this frame. Both must be
     /// of one format and layout; ranges outside either frame are refused.
-    pub fn copy_samples(&mut self, at: usize, from: &Frame, from_at: usize, count: usize) -> Result<()> {
+    pub fn copy_samples(
+        &mut self,
+        at: usize,
+        from: &Frame,
+        from_at: usize,
+        count: usize,
+    ) -> Result<()> {
         if at + count > self.samples()
             || from_at + count > from.samples()
             || self.format() != from.format()
             || self.channels() != from.channels()
         {
-            return Err(super::AvError::new("copy samples", ffi::AVERROR(libc::EINVAL)));
+            return Err(super::AvError::new(
+                "copy samples",
+                ffi::AVERROR(libc::EINVAL),
+            ));
         }
         // SAFETY: ranges and formats were just checked; the destination buffers are our own, made
         // by silence_like() and not shared yet.
@@ -216,13 +262,21 @@ impl Frame {
     /// Presentation time: what the decoder or filter set, else its best guess.
     pub fn pts(&self) -> i64 {
         let frame = self.get();
-        if frame.pts == super::NOPTS { frame.best_effort_timestamp } else { frame.pts }
+        if frame.pts == super::NOPTS {
+            frame.best_effort_timestamp
+        } else {
+            frame.pts
+        }
     }
 
     /// Best guess of a decoded frame's time, which mends what containers leave out.
     pub fn best_pts(&self) -> i64 {
         let frame = self.get();
-        if frame.best_effort_timestamp == super::NOPTS { frame.pts } else { frame.best_effort_timestamp }
+        if frame.best_effort_timestamp == super::NOPTS {
+            frame.pts
+        } else {
+            frame.best_effort_timestamp
+        }
     }
 
     /// Sets the presentation time.
@@ -299,8 +353,13 @@ pub(super) fn layout_text(layout: &ffi::AVChannelLayout) -> String {
     let mut buffer = [0u8; 128];
     // SAFETY: writes a terminated text of at most the buffer's length.
     unsafe {
-        let code = ffi::av_channel_layout_describe(layout, buffer.as_mut_ptr().cast(), buffer.len());
-        if code < 0 { String::new() } else { super::text(buffer.as_ptr().cast()).unwrap_or_default() }
+        let code =
+            ffi::av_channel_layout_describe(layout, buffer.as_mut_ptr().cast(), buffer.len());
+        if code < 0 {
+            String::new()
+        } else {
+            super::text(buffer.as_ptr().cast()).unwrap_or_default()
+        }
     }
 }
 
@@ -321,7 +380,11 @@ impl Params {
     pub(super) fn new() -> Result<Self> {
         // SAFETY: allocates or answers null.
         let params = unsafe { ffi::avcodec_parameters_alloc() };
-        if params.is_null() { Err(out_of_memory("codec parameters")) } else { Ok(Params(params)) }
+        if params.is_null() {
+            Err(out_of_memory("codec parameters"))
+        } else {
+            Ok(Params(params))
+        }
     }
 
     /// # Safety
@@ -329,7 +392,9 @@ impl Params {
     pub(super) unsafe fn copy_of(from: *const ffi::AVCodecParameters) -> Result<Self> {
         let params = Params::new()?;
         // SAFETY: both are valid.
-        check("codec parameters", unsafe { ffi::avcodec_parameters_copy(params.0, from) })?;
+        check("codec parameters", unsafe {
+            ffi::avcodec_parameters_copy(params.0, from)
+        })?;
         Ok(params)
     }
 
@@ -381,7 +446,10 @@ impl Params {
 
     /// Width and height in pixels.
     pub fn size(&self) -> (u32, u32) {
-        (self.get().width.max(0) as u32, self.get().height.max(0) as u32)
+        (
+            self.get().width.max(0) as u32,
+            self.get().height.max(0) as u32,
+        )
     }
 
     /// Sample aspect ratio, when known.

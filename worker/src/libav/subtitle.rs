@@ -34,7 +34,10 @@ impl SubtitleConverter {
             if codec.is_null() || context.is_null() {
                 return Err(out_of_memory("subtitle encoder"));
             }
-            let this = SubtitleConverter { decoder, encoder: context };
+            let this = SubtitleConverter {
+                decoder,
+                encoder: context,
+            };
             (*context).time_base = super::MICROS;
             let header = &*this.decoder.as_ptr();
             if !header.subtitle_header.is_null() && header.subtitle_header_size > 0 {
@@ -100,7 +103,11 @@ impl SubtitleConverter {
             if size == 0 {
                 return Ok(None);
             }
-            let duration_ms = if shown == u32::MAX { 0 } else { shown.saturating_sub(delay_ms) };
+            let duration_ms = if shown == u32::MAX {
+                0
+            } else {
+                shown.saturating_sub(delay_ms)
+            };
             Ok(Some(SubtitleEvent {
                 packet: Packet::from_bytes(&buffer[..size])?,
                 delay_ms,

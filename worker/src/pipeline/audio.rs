@@ -5,7 +5,7 @@
 //! frames, which depend on what came before, are among those that the muxer drops.
 
 use super::{
-    Outlet, Ready, Shared, av,
+    Feed, Outlet, Ready, Shared, av,
     demux::AUDIO_LEAD_US,
     resolve::{AudioWork, Facts},
 };
@@ -33,7 +33,7 @@ pub(super) fn run(
     time_base: Rational,
     facts: &Facts,
     metadata: &[(String, String)],
-    packets: &Receiver<Packet>,
+    packets: &Receiver<Feed>,
     outlet: &Outlet,
     shared: &Shared,
 ) -> Result<(), Problem> {
@@ -49,8 +49,14 @@ pub(super) fn run(
         next_sample: None,
         grid: None,
     };
-    while let Ok(packet) = packets.recv() {
-        if !shared.pass() || !decode(&mut decoder, Some(&packet), &mut stage)? {
+    stage.prepare(params)?;
+    while let Ok(feed) = packets.recv() {
+        let alive = match feed {
+            Feed::Packet(packet) => decode(&mut decoder, Some(&packet), &mut stage)?,
+            // Decoder, filter and encoder together hold back less than a second.
+            Feed::Until(time_us) => outlet.until(time_us - 1_000_000),
+        };
+        if !shared.pass() || !alive {
             return Ok(());
         }
     }
@@ -99,6 +105,28 @@ struct Stage<'a> {
 struct Shape(i32, i32, String);
 
 impl Stage<'_> {
+    /// Opens the encoder before the first packet comes, by a silent frame of what the container
+    /// says. A stream that starts late, or has nothing after a seek, must not hold the others.
+    /// Where the container says too little, the first decoded frame does it.
+    fn prepare(&mut self, params: &Params) -> Result<(), Problem> {
+        let Some(mut probe) = Frame::silence_of(params, FREE_FRAME) else {
+            return Ok(());
+        };
+        probe.default_layout();
+        probe.set_pts(0);
+        let base = Rational {
+            num: 1,
+            den: probe.sample_rate(),
+        };
+        let mut graph = Graph::audio(&self.work.chain, &probe, base).map_err(|e| av(&e))?;
+        graph.send(Some(&probe)).map_err(|e| av(&e))?;
+        graph.send(None).map_err(|e| av(&e))?;
+        if let Received::Item(frame) = graph.receive().map_err(|e| av(&e))? {
+            self.grid = Some(self.open(&frame)?);
+        }
+        Ok(())
+    }
+
     fn frame(&mut self, mut frame: Frame) -> Result<bool, Problem> {
         let rate = frame.sample_rate();
         if rate <= 0 || frame.samples() == 0 {
@@ -129,10 +157,17 @@ impl Stage<'_> {
                     return Ok(false);
                 }
             }
-            let graph = Graph::audio(&self.work.chain, &frame, base).map_err(|e| av(&e))?;
+            // The encoder's format is settled; a change in the middle of the stream must not be.
+            let chain = match &self.grid {
+                Some(grid) => format!("{},{}", self.work.chain, grid.format),
+                None => self.work.chain.clone(),
+            };
+            let graph = Graph::audio(&chain, &frame, base).map_err(|e| av(&e))?;
             self.graph = Some((graph, shape));
         }
-        let Some((mut graph, shape)) = self.graph.take() else { return Ok(true) };
+        let Some((mut graph, shape)) = self.graph.take() else {
+            return Ok(true);
+        };
         graph.send(Some(&frame)).map_err(|e| av(&e))?;
         let alive = self.drain(&mut graph)?;
         self.graph = Some((graph, shape));
@@ -144,7 +179,10 @@ impl Stage<'_> {
             if frame.samples() == 0 || frame.pts() == NOPTS {
                 continue;
             }
-            let base = Rational { num: 1, den: frame.sample_rate() };
+            let base = Rational {
+                num: 1,
+                den: frame.sample_rate(),
+            };
             let start = rescale(frame.pts(), graph.time_base(), base);
             frame.set_pts(start);
             if self.grid.is_none() {
@@ -159,12 +197,17 @@ impl Stage<'_> {
     }
 
     fn open(&self, first: &Frame) -> Result<Grid, Problem> {
-        let settings = AudioSettings { global_header: self.work.global_header };
+        let settings = AudioSettings {
+            global_header: self.work.global_header,
+        };
         let (encoder, unknown) =
             Encoder::open_audio(self.work.encoder, first, settings, &self.work.options)
                 .map_err(|e| av(&e))?;
         for (key, _) in unknown {
-            self.shared.note(format!("{} does not know the option `{key}`", self.work.encoder));
+            self.shared.note(format!(
+                "{} does not know the option `{key}`",
+                self.work.encoder
+            ));
         }
         self.outlet.ready(Ready {
             media: MediaKind::Audio,
@@ -178,14 +221,34 @@ impl Stage<'_> {
             0 => FREE_FRAME,
             size => size,
         };
-        let base = Rational { num: 1, den: first.sample_rate() };
+        let base = Rational {
+            num: 1,
+            den: first.sample_rate(),
+        };
         let earliest = if self.facts.is_seek {
-            rescale((self.facts.from_us - AUDIO_LEAD_US / 2).max(0), MICROS, base)
+            rescale(
+                (self.facts.from_us - AUDIO_LEAD_US / 2).max(0),
+                MICROS,
+                base,
+            )
         } else {
             0
         };
-        let start = first.pts().max(earliest).div_euclid(size as i64) * size as i64;
-        Ok(Grid { encoder, size, start, filled: 0, frame: None })
+        let format = format!(
+            "aformat=sample_rates={}:channel_layouts={}",
+            first.sample_rate(),
+            first.layout()
+        );
+        Ok(Grid {
+            encoder,
+            size,
+            earliest,
+            format,
+            start: None,
+            placed: false,
+            filled: 0,
+            frame: None,
+        })
     }
 
     fn finish(&mut self) -> Result<(), Problem> {
@@ -211,8 +274,15 @@ struct Grid {
     encoder: Encoder,
     /// Samples per frame.
     size: usize,
-    /// First sample of the frame being filled, counted from the title's zero.
-    start: i64,
+    /// No frame starts before this sample.
+    earliest: i64,
+    /// Filter that keeps later frames to what the encoder was opened for.
+    format: String,
+    /// First sample of the frame being filled, counted from the title's zero; `None` before the
+    /// first samples.
+    start: Option<i64>,
+    /// Samples were placed: from now on small jumps are rounding.
+    placed: bool,
     filled: usize,
     frame: Option<Frame>,
 }
@@ -221,10 +291,13 @@ impl Grid {
     /// Puts a run of samples at its place. False when the job is over.
     fn place(&mut self, from: &Frame, outlet: &Outlet, shared: &Shared) -> Result<bool, Problem> {
         let rate = f64::from(from.sample_rate());
-        let here = self.start + self.filled as i64;
+        let first = !self.placed;
+        let size = self.size as i64;
+        let start = *self
+            .start
+            .get_or_insert_with(|| from.pts().max(self.earliest).div_euclid(size) * size);
         let mut offset = 0;
-        let jump = from.pts() - here;
-        let first = self.frame.is_none() && self.filled == 0;
+        let jump = from.pts() - (start + self.filled as i64);
         if jump > 0 && (first || jump as f64 > JUMP_SECONDS * rate) {
             if jump > MAX_GAP_SECONDS * i64::from(from.sample_rate()) {
                 return Err(Problem::new(
@@ -236,6 +309,7 @@ impl Grid {
             while missing > 0 {
                 let count = missing.min(self.size - self.filled);
                 // A fresh frame is silent, so skipping samples leaves silence.
+                self.placed = true;
                 self.current(from)?;
                 self.filled += count;
                 missing -= count;
@@ -249,7 +323,10 @@ impl Grid {
         while offset < from.samples() {
             let count = (from.samples() - offset).min(self.size - self.filled);
             let filled = self.filled;
-            self.current(from)?.copy_samples(filled, from, offset, count).map_err(|e| av(&e))?;
+            self.placed = true;
+            self.current(from)?
+                .copy_samples(filled, from, offset, count)
+                .map_err(|e| av(&e))?;
             self.filled += count;
             offset += count;
             if !self.flush_full(outlet)? {
@@ -276,10 +353,13 @@ impl Grid {
     }
 
     fn send(&mut self, outlet: &Outlet) -> Result<bool, Problem> {
-        let Some(mut frame) = self.frame.take() else { return Ok(true) };
+        let Some(mut frame) = self.frame.take() else {
+            return Ok(true);
+        };
         frame.truncate_samples(self.filled);
-        frame.set_pts(self.start);
-        self.start += self.filled as i64;
+        let start = self.start.unwrap_or(self.earliest);
+        frame.set_pts(start);
+        self.start = Some(start + self.filled as i64);
         self.filled = 0;
         while !self.encoder.send(Some(&frame)).map_err(|e| av(&e))? {
             if !self.drain(outlet)? {

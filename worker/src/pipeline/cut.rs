@@ -2,29 +2,24 @@
 //! video's keys by the rule of PROTOCOL 7, every other stream at the same moment.
 
 use super::{
-    Made, OutRef, Ready, Shared,
+    Made, OutRef, Ready, Shared, Sink,
+    names::Names,
     package::{Fragmented, Muxed, Packager, Part},
+    report::Report,
     resolve::{Facts, OutputPlan},
     timeline::{CutRule, compare, micros},
 };
 use crate::libav::{MICROS, NOPTS, Packet, Rational, rescale};
 use plexbeam_api::{
-    Event, FileName, Kind, Problem, Segment,
-    event::{LogLevel, LogLine, Picture, Probed, Progress},
+    FileName, Kind, Problem, Segment,
     job::{Container, Packaging},
     manifest::hls::{Entry, MediaPlaylist},
     segment::{Digest, MediaKind, RowTimes, SegmentKind},
 };
-use std::{
-    collections::VecDeque,
-    sync::{atomic::Ordering, mpsc::Receiver},
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::mpsc::Receiver};
 
 /// Bytes that may wait for a stream that has no packet yet; then the others go on without it.
 const MAX_WAITING: usize = 256 << 20;
-/// Time between two progress events.
-const PROGRESS: Duration = Duration::from_millis(500);
 
 /// Takes what the stages make until all streams have ended.
 pub(super) fn run(
@@ -32,7 +27,7 @@ pub(super) fn run(
     facts: &Facts,
     queue: &Receiver<Made>,
     shared: &Shared,
-    sink: &mut dyn super::Sink,
+    sink: &mut dyn Sink,
 ) -> Result<(), Problem> {
     let mut cutters: Vec<Cutter> = outputs
         .iter()
@@ -45,15 +40,23 @@ pub(super) fn run(
             return Ok(());
         }
         let at = match &made {
-            Made::Ready(to, _) | Made::Packet { to, .. } | Made::End(to) => to.output,
+            Made::Ready(to, _)
+            | Made::Packet { to, .. }
+            | Made::Until { to, .. }
+            | Made::End(to) => to.output,
         };
         let cutter = &mut cutters[at];
         cutter.take(made);
         if !report.probed {
-            if cutters.iter().any(|c| c.packager.is_none() && !c.all_ready()) {
+            if cutters.iter().any(|c| !c.all_ready()) {
+                cutters.iter().try_for_each(Cutter::check_waiting)?;
                 continue;
             }
-            report.probe(&cutters, sink)?;
+            let readies = cutters
+                .iter()
+                .flat_map(|c| &c.lanes)
+                .filter_map(|l| l.ready.as_ref());
+            report.probe(readies, sink)?;
         }
         for cutter in &mut cutters {
             cutter.advance(sink, &mut report)?;
@@ -82,6 +85,9 @@ struct Lane {
     encoded: bool,
     queue: VecDeque<Queued>,
     ended: bool,
+    /// No packet with an earlier decoding time will come, microseconds: how a stream with long
+    /// gaps lets the others go on.
+    silent_until_us: i64,
     /// First packet's presentation time (pictures of an open GOP may lie before their key) and
     /// latest end of the segment being written.
     start: Option<i64>,
@@ -97,14 +103,17 @@ impl Lane {
             encoded: false,
             queue: VecDeque::new(),
             ended: false,
+            silent_until_us: i64::MIN,
             start: None,
             end: NOPTS,
         }
     }
 
-    /// Others wait for its packets.
-    fn blocks(&self) -> bool {
-        !self.ended && matches!(self.media, MediaKind::Video | MediaKind::Audio)
+    /// The others wait for its next packet.
+    fn starves(&self) -> bool {
+        !self.ended
+            && self.queue.is_empty()
+            && matches!(self.media, MediaKind::Video | MediaKind::Audio)
     }
 }
 
@@ -128,59 +137,6 @@ struct Cutter<'a> {
     wrote: bool,
 }
 
-/// File names of an output.
-struct Names<'a> {
-    init: Option<&'a str>,
-    media: &'a str,
-    header: Option<&'a FileName>,
-    playlist: Option<&'a FileName>,
-}
-
-impl Names<'_> {
-    fn bad(pattern: &str) -> Problem {
-        Problem::new(Kind::InvalidArgument, format!("name pattern `{pattern}` gives no file name"))
-            .at("packaging")
-    }
-
-    fn file(pattern: &str, stream: usize, number: u32) -> Result<FileName, Problem> {
-        expand(pattern, stream, number)
-            .and_then(|name| FileName::try_from(name).ok())
-            .ok_or_else(|| Self::bad(pattern))
-    }
-}
-
-/// `$RepresentationID$`, `$Number$`, `$Number%05d$`, `%d` and `%05d`.
-fn expand(pattern: &str, stream: usize, number: u32) -> Option<String> {
-    let mut out = String::new();
-    let mut rest = pattern;
-    while let Some(at) = rest.find(['$', '%']) {
-        out.push_str(&rest[..at]);
-        let special = &rest[at..];
-        if let Some(after) = special.strip_prefix("$RepresentationID$") {
-            out.push_str(&stream.to_string());
-            rest = after;
-        } else if let Some(after) = special.strip_prefix("$Number$") {
-            out.push_str(&number.to_string());
-            rest = after;
-        } else {
-            let (inner, closing) = match special.strip_prefix("$Number") {
-                Some(inner) => (inner, "$"),
-                None => (special, ""),
-            };
-            let digits = inner.strip_prefix('%')?;
-            let end = digits.find('d')?;
-            let width: usize = match &digits[..end] {
-                "" => 1,
-                width => width.parse().ok().filter(|w| *w <= 20)?,
-            };
-            out.push_str(&format!("{number:0width$}"));
-            rest = digits[end + 1..].strip_prefix(closing)?;
-        }
-    }
-    out.push_str(rest);
-    Some(out)
-}
-
 impl<'a> Cutter<'a> {
     fn new(at: usize, plan: &'a OutputPlan, facts: &Facts) -> Result<Self, Problem> {
         let (names, length, tolerance, first_number) = match &plan.packaging {
@@ -191,7 +147,12 @@ impl<'a> Cutter<'a> {
                 init_name,
                 media_name,
             } => (
-                Names { init: Some(init_name), media: media_name, header: None, playlist: None },
+                Names {
+                    init: Some(init_name),
+                    media: media_name,
+                    header: None,
+                    playlist: None,
+                },
                 segment_seconds,
                 *tolerance_seconds,
                 first_number,
@@ -214,8 +175,18 @@ impl<'a> Cutter<'a> {
                 *tolerance_seconds,
                 first_number,
             ),
-            Packaging::Hls { segment_seconds, first_number, media_name, playlist_name } => (
-                Names { init: None, media: media_name, header: None, playlist: Some(playlist_name) },
+            Packaging::Hls {
+                segment_seconds,
+                first_number,
+                media_name,
+                playlist_name,
+            } => (
+                Names {
+                    init: None,
+                    media: media_name,
+                    header: None,
+                    playlist: Some(playlist_name),
+                },
                 segment_seconds,
                 0.0,
                 first_number,
@@ -258,10 +229,32 @@ impl<'a> Cutter<'a> {
             }
             Made::Packet { to, packet, cut } => {
                 self.waiting += packet.size();
-                self.lanes[to.stream].queue.push_back(Queued { packet, cut });
+                self.lanes[to.stream]
+                    .queue
+                    .push_back(Queued { packet, cut });
             }
+            Made::Until { to, time_us } => self.lanes[to.stream].silent_until_us = time_us,
             Made::End(OutRef { stream, .. }) => self.lanes[stream].ended = true,
         }
+    }
+
+    /// A stream that stays unknown while the others pile up would hold the job for ever.
+    fn check_waiting(&self) -> Result<(), Problem> {
+        if self.waiting < MAX_WAITING {
+            return Ok(());
+        }
+        let unknown = self
+            .lanes
+            .iter()
+            .position(|l| l.ready.is_none())
+            .unwrap_or_default();
+        Err(Problem::new(
+            Kind::BadInput,
+            format!(
+                "stream {} of the input cannot be decoded",
+                self.plan.streams[unknown].index
+            ),
+        ))
     }
 
     fn all_ready(&self) -> bool {
@@ -276,19 +269,34 @@ impl<'a> Cutter<'a> {
             let stream = &self.plan.streams[missing];
             return Err(Problem::new(
                 Kind::BadInput,
-                format!("stream {} of the input could not be decoded at all", stream.index),
+                format!(
+                    "stream {} of the input could not be decoded at all",
+                    stream.index
+                ),
             ));
         }
         let kind = |media| self.lanes.iter().position(|l| l.media == media);
-        self.reference =
-            kind(MediaKind::Video).or_else(|| kind(MediaKind::Audio)).unwrap_or_default();
-        let readies: Vec<Ready> = self.lanes.iter_mut().filter_map(|l| l.ready.take()).collect();
+        self.reference = kind(MediaKind::Video)
+            .or_else(|| kind(MediaKind::Audio))
+            .unwrap_or_default();
+        let readies: Vec<Ready> = self
+            .lanes
+            .iter_mut()
+            .filter_map(|l| l.ready.take())
+            .collect();
         let first_number = self.rule.first_number;
         self.packager = Some(match &self.plan.packaging {
             Packaging::Dash { .. } => Packager::Dash(
-                readies.into_iter().map(|r| Fragmented::new(r, first_number)).collect(),
+                readies
+                    .into_iter()
+                    .map(|r| Fragmented::new(r, first_number))
+                    .collect(),
             ),
-            Packaging::Segment { container, header_name, .. } => {
+            Packaging::Segment {
+                container,
+                header_name,
+                ..
+            } => {
                 let separate = header_name.is_some();
                 let options = &self.plan.muxer_options;
                 Packager::Muxed(Muxed::new(readies, *container, options, separate)?)
@@ -304,7 +312,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Writes every packet whose turn has come.
-    fn advance(&mut self, sink: &mut dyn super::Sink, report: &mut Report) -> Result<(), Problem> {
+    fn advance(&mut self, sink: &mut dyn Sink, report: &mut Report) -> Result<(), Problem> {
         if self.packager.is_none() {
             if !self.all_ready() {
                 return Ok(());
@@ -312,12 +320,23 @@ impl<'a> Cutter<'a> {
             self.open()?;
         }
         loop {
-            let starving = self.lanes.iter().any(|l| l.blocks() && l.queue.is_empty());
-            if starving && self.waiting < MAX_WAITING {
+            let Some(next) = self.earliest() else {
+                return Ok(());
+            };
+            let lane = &self.lanes[next];
+            let turn_us = lane.queue.front().map_or(i64::MAX, |head| {
+                rescale(head.packet.dts(), lane.time_base, MICROS)
+            });
+            let wait = self
+                .lanes
+                .iter()
+                .any(|l| l.starves() && l.silent_until_us < turn_us);
+            if wait && self.waiting < MAX_WAITING {
                 return Ok(());
             }
-            let Some(next) = self.earliest() else { return Ok(()) };
-            let Some(queued) = self.lanes[next].queue.pop_front() else { return Ok(()) };
+            let Some(queued) = self.lanes[next].queue.pop_front() else {
+                return Ok(());
+            };
             self.waiting -= queued.packet.size();
             self.write(next, queued, sink, report)?;
         }
@@ -328,15 +347,23 @@ impl<'a> Cutter<'a> {
     fn earliest(&self) -> Option<usize> {
         let mut best: Option<usize> = None;
         for (at, lane) in self.lanes.iter().enumerate() {
-            let Some(head) = lane.queue.front() else { continue };
+            let Some(head) = lane.queue.front() else {
+                continue;
+            };
             let Some(other) = best else {
                 best = Some(at);
                 continue;
             };
             let rival = &self.lanes[other];
-            let Some(rival_head) = rival.queue.front() else { continue };
-            let order =
-                compare(head.packet.dts(), lane.time_base, rival_head.packet.dts(), rival.time_base);
+            let Some(rival_head) = rival.queue.front() else {
+                continue;
+            };
+            let order = compare(
+                head.packet.dts(),
+                lane.time_base,
+                rival_head.packet.dts(),
+                rival.time_base,
+            );
             if order.is_lt() || (order.is_eq() && at == self.reference) {
                 best = Some(at);
             }
@@ -348,7 +375,7 @@ impl<'a> Cutter<'a> {
         &mut self,
         at: usize,
         queued: Queued,
-        sink: &mut dyn super::Sink,
+        sink: &mut dyn Sink,
         report: &mut Report,
     ) -> Result<(), Problem> {
         let Queued { packet, cut } = queued;
@@ -373,7 +400,11 @@ impl<'a> Cutter<'a> {
         let lane = &mut self.lanes[at];
         let end = packet.pts() + packet.duration().max(0);
         lane.start.get_or_insert(packet.pts());
-        lane.end = if lane.end == NOPTS { end } else { lane.end.max(end) };
+        lane.end = if lane.end == NOPTS {
+            end
+        } else {
+            lane.end.max(end)
+        };
         if matches!(lane.media, MediaKind::Video | MediaKind::Audio) {
             report.out_time_us = report.out_time_us.max(rescale(end, base, MICROS));
         }
@@ -391,10 +422,12 @@ impl<'a> Cutter<'a> {
     fn cut(
         &mut self,
         next: Option<i64>,
-        sink: &mut dyn super::Sink,
+        sink: &mut dyn Sink,
         report: &mut Report,
     ) -> Result<(), Problem> {
-        let Some(packager) = &mut self.packager else { return Ok(()) };
+        let Some(packager) = &mut self.packager else {
+            return Ok(());
+        };
         if let Packager::Muxed(muxed) = packager
             && let (Some(bytes), Some(name)) = (muxed.take_header(), self.names.header)
         {
@@ -425,7 +458,10 @@ impl<'a> Cutter<'a> {
             let name = segment.name.clone();
             report.publish(sink, segment, bytes)?;
             if let Some(playlist) = self.names.playlist {
-                self.playlist.push(Entry { name, seconds: length });
+                self.playlist.push(Entry {
+                    name,
+                    seconds: length,
+                });
                 self.publish_playlist(playlist, next.is_none(), sink, report)?;
             }
         }
@@ -441,7 +477,7 @@ impl<'a> Cutter<'a> {
         &self,
         name: &FileName,
         ended: bool,
-        sink: &mut dyn super::Sink,
+        sink: &mut dyn Sink,
         report: &mut Report,
     ) -> Result<(), Problem> {
         let playlist = MediaPlaylist {
@@ -499,7 +535,13 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    fn stamp(&self, segment: &mut Segment, stream: Option<usize>, next: Option<i64>, row: RowTimes) {
+    fn stamp(
+        &self,
+        segment: &mut Segment,
+        stream: Option<usize>,
+        next: Option<i64>,
+        row: RowTimes,
+    ) {
         let (Some(Packager::Dash(streams)), Some(at)) = (&self.packager, stream) else {
             segment.pts = row.start_us;
             segment.duration = row.end_us - row.start_us;
@@ -520,7 +562,7 @@ impl<'a> Cutter<'a> {
         segment.duration = (rescale(end, lane.time_base, scale) - start).max(0);
     }
 
-    fn finish(&mut self, sink: &mut dyn super::Sink, report: &mut Report) -> Result<(), Problem> {
+    fn finish(&mut self, sink: &mut dyn Sink, report: &mut Report) -> Result<(), Problem> {
         for lane in &mut self.lanes {
             lane.ended = true;
         }
@@ -532,121 +574,5 @@ impl<'a> Cutter<'a> {
             ));
         }
         self.cut(None, sink, report)
-    }
-}
-
-/// What the job tells of itself while it runs.
-struct Report<'a> {
-    facts: &'a Facts,
-    probed: bool,
-    out_time_us: i64,
-    size: u64,
-    frames: u64,
-    last: Instant,
-    last_out_us: i64,
-    last_frames: u64,
-}
-
-impl<'a> Report<'a> {
-    fn new(facts: &'a Facts) -> Self {
-        Report {
-            facts,
-            probed: false,
-            out_time_us: facts.from_us,
-            size: 0,
-            frames: 0,
-            last: Instant::now(),
-            last_out_us: facts.from_us,
-            last_frames: 0,
-        }
-    }
-
-    fn publish(
-        &mut self,
-        sink: &mut dyn super::Sink,
-        segment: Segment,
-        bytes: Vec<u8>,
-    ) -> Result<(), Problem> {
-        self.size += bytes.len() as u64;
-        sink.publish(segment, bytes)
-    }
-
-    /// Inputs, decoders and encoders are open: PMS may be told (P1).
-    fn probe(&mut self, cutters: &[Cutter<'_>], sink: &mut dyn super::Sink) -> Result<(), Problem> {
-        self.probed = true;
-        let mut pictures = Vec::new();
-        let mut device = "copy";
-        for lane in cutters.iter().flat_map(|c| &c.lanes) {
-            let Some(ready) = lane.ready.as_ref().filter(|r| r.media == MediaKind::Video) else {
-                continue;
-            };
-            let (width, height) = ready.params.size();
-            let (num, den) = ready.params.sar().unwrap_or((1, 1));
-            let wide = (u64::from(width) * u64::from(num) / u64::from(den.max(1))) as u32;
-            pictures.push(Picture { width: wide, height });
-            if ready.encoded {
-                device = "software";
-            }
-        }
-        sink.event(Event::Probed(Probed {
-            duration_us: self.facts.duration_us,
-            format: self.facts.format.clone(),
-            streams: self.facts.streams.clone(),
-            pictures,
-            device: device.to_owned(),
-        }))
-    }
-
-    fn progress(
-        &mut self,
-        shared: &Shared,
-        sink: &mut dyn super::Sink,
-        last: bool,
-    ) -> Result<(), Problem> {
-        let now = Instant::now();
-        let wall = now.duration_since(self.last);
-        if !self.probed || (wall < PROGRESS && !last) {
-            return Ok(());
-        }
-        for message in std::mem::take(&mut *shared.notes.lock()) {
-            sink.event(Event::Log(LogLine { level: LogLevel::Warning, message }))?;
-        }
-        let seconds = wall.as_secs_f64().max(1e-3);
-        let speed = (self.out_time_us - self.last_out_us) as f64 / 1e6 / seconds;
-        let duration = self.facts.duration_us.filter(|d| *d > 0);
-        let left_us = duration.map(|d| (d - self.out_time_us).max(0));
-        let progress = Progress {
-            percent: duration.map(|d| (self.out_time_us as f64 * 100.0 / d as f64).clamp(0.0, 100.0)),
-            out_time_us: self.out_time_us,
-            size: self.size,
-            remaining_s: left_us.filter(|_| speed > 0.0).map(|l| (l as f64 / 1e6 / speed) as u64),
-            frames: self.frames,
-            fps: (self.frames - self.last_frames) as f64 / seconds,
-            speed: (!shared.control.is_throttled()).then_some(speed),
-            vdec_packets: shared.vdec_packets.load(Ordering::Relaxed),
-            vdec_failed: shared.vdec_failed.load(Ordering::Relaxed),
-        };
-        self.last = now;
-        self.last_out_us = self.out_time_us;
-        self.last_frames = self.frames;
-        sink.event(Event::Progress(progress))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_both_muxers() {
-        let media = "chunk-stream$RepresentationID$-$Number%05d$.m4s";
-        assert_eq!(expand(media, 1, 42).unwrap(), "chunk-stream1-00042.m4s");
-        let init = "init-stream$RepresentationID$.m4s";
-        assert_eq!(expand(init, 0, 7).unwrap(), "init-stream0.m4s");
-        assert_eq!(expand("media-%05d.ts", 0, 123_456).unwrap(), "media-123456.ts");
-        assert_eq!(expand("chunk-%d", 0, 3).unwrap(), "chunk-3");
-        for bad in ["%s", "a%", "$Number%05d", "%99d", "$x$"] {
-            assert!(expand(bad, 0, 0).is_none(), "{bad}");
-        }
     }
 }

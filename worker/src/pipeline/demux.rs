@@ -1,6 +1,6 @@
 //! Reading an input: seek, shift times onto the title's timeline, hand packets to their lanes.
 
-use super::{Outlet, Pacer, Ready, Shared, av, resolve::OpenInput, subtitle::SubtitleLane};
+use super::{Feed, Outlet, Pacer, Ready, Shared, av, resolve::OpenInput, subtitle::SubtitleLane};
 use crate::libav::{MICROS, MediaType, NOPTS, Packet, Rational, rescale};
 use plexbeam_api::{Kind, Problem, segment::MediaKind};
 use std::sync::{atomic::Ordering, mpsc::SyncSender};
@@ -8,7 +8,7 @@ use std::sync::{atomic::Ordering, mpsc::SyncSender};
 /// Where the packets of one stream go.
 pub(super) enum Target {
     Video(SyncSender<Packet>),
-    Audio(SyncSender<Packet>),
+    Audio(SyncSender<Feed>),
     Copy(Box<CopyLane>),
     Subtitle(Box<SubtitleLane>),
     Attachment { outlet: Outlet, ready: Box<Ready> },
@@ -18,7 +18,33 @@ pub(super) enum Target {
 pub(super) struct Route {
     pub(super) index: usize,
     pub(super) to: Target,
+    /// Up to where its stream was heard, microseconds.
+    heard_us: i64,
 }
+
+impl Route {
+    pub(super) fn new(index: usize, to: Target) -> Self {
+        Route {
+            index,
+            to,
+            heard_us: i64::MIN,
+        }
+    }
+
+    /// Tells a lane that reading went on without it. False when nobody listens.
+    fn until(&mut self, time_us: i64) -> bool {
+        self.heard_us = time_us;
+        match &mut self.to {
+            Target::Audio(queue) => queue.send(Feed::Until(time_us)).is_ok(),
+            Target::Copy(lane) if lane.media == MediaKind::Audio => lane.outlet.until(time_us),
+            _ => true,
+        }
+    }
+}
+
+/// A stream that is this far behind the reading position is told to be silent until there. Larger
+/// than any interleaving of a sane file.
+const SILENCE_US: i64 = 5_000_000;
 
 /// How much earlier than the start audio is read: an encoder wants two frames before its first
 /// wanted one, and packets are cut by decoding time, which lies before the presentation time by the
@@ -110,10 +136,17 @@ impl CopyLane {
 }
 
 /// Reads an input to its end.
-pub(super) fn run(mut open: OpenInput, mut routes: Vec<Route>, shared: &Shared) -> Result<(), Problem> {
+pub(super) fn run(
+    mut open: OpenInput,
+    mut routes: Vec<Route>,
+    shared: &Shared,
+) -> Result<(), Problem> {
     for route in &mut routes {
         let alive = match &mut route.to {
-            Target::Copy(lane) => lane.ready.take().is_none_or(|ready| lane.outlet.ready(ready)),
+            Target::Copy(lane) => lane
+                .ready
+                .take()
+                .is_none_or(|ready| lane.outlet.ready(ready)),
             Target::Subtitle(lane) => lane.announce()?,
             Target::Video(_) | Target::Audio(_) | Target::Attachment { .. } => true,
         };
@@ -129,7 +162,7 @@ pub(super) fn run(mut open: OpenInput, mut routes: Vec<Route>, shared: &Shared) 
                     return Ok(());
                 }
             }
-            to => kept.push(Route { index: route.index, to }),
+            to => kept.push(Route::new(route.index, to)),
         }
     }
     let mut routes = kept;
@@ -175,7 +208,10 @@ fn seek(
     shared: &Shared,
 ) -> Result<Option<VideoFrom>, Problem> {
     let failed = |name: &str, why: String| {
-        Problem::new(Kind::BadInput, format!("input {name}: seek to {:.3} s: {why}", time as f64 / 1e6))
+        Problem::new(
+            Kind::BadInput,
+            format!("input {name}: seek to {:.3} s: {why}", time as f64 / 1e6),
+        )
     };
     let name = open.name.clone();
     let input = &mut open.input;
@@ -186,7 +222,9 @@ fn seek(
     let Some(video) = routes.iter().find(is_video).map(|r| r.index) else {
         let index = routes[0].index;
         let target = rescale(time - AUDIO_LEAD_US, MICROS, input.streams[index].time_base);
-        input.seek(index, target).map_err(|e| failed(&name, e.to_string()))?;
+        input
+            .seek(index, target)
+            .map_err(|e| failed(&name, e.to_string()))?;
         return Ok(None);
     };
     let base = input.streams[video].time_base;
@@ -204,7 +242,10 @@ fn seek(
         }
     }
     let Some(key) = found else {
-        return Err(failed(&name, "the video has no key frame before that time".to_owned()));
+        return Err(failed(
+            &name,
+            "the video has no key frame before that time".to_owned(),
+        ));
     };
     // The audio lead counts from where the video really starts only when it is copied from there;
     // starting earlier costs packets that are read and dropped, no decoding.
@@ -214,7 +255,10 @@ fn seek(
     let at = if wants_audio { back } else { key };
     let again = input.seek(video, at).or_else(|_| input.seek(video, key));
     again.map_err(|e| failed(&name, e.to_string()))?;
-    Ok(Some(VideoFrom { index: video, pts: key }))
+    Ok(Some(VideoFrom {
+        index: video,
+        pts: key,
+    }))
 }
 
 /// Reads on to the last key of a stream at or before `target`; `None` when the first is later.
@@ -235,7 +279,11 @@ fn last_key(
         if packet.stream() != video {
             continue;
         }
-        let time = if packet.pts() == NOPTS { packet.dts() } else { packet.pts() };
+        let time = if packet.pts() == NOPTS {
+            packet.dts()
+        } else {
+            packet.pts()
+        };
         if time == NOPTS {
             continue;
         }
@@ -273,13 +321,21 @@ fn read_all(
                 continue;
             }
             Err(error) => {
-                let why = open.input.take_io_error().map_or(error.to_string(), |e| e.to_string());
-                return Err(Problem::new(Kind::BadInput, format!("input {}: {why}", open.name)));
+                let why = open
+                    .input
+                    .take_io_error()
+                    .map_or(error.to_string(), |e| e.to_string());
+                return Err(Problem::new(
+                    Kind::BadInput,
+                    format!("input {}: {why}", open.name),
+                ));
             }
         };
         damaged = 0;
         let index = packet.stream();
-        let Some(stream) = open.input.streams.get(index) else { continue };
+        let Some(stream) = open.input.streams.get(index) else {
+            continue;
+        };
         let base = stream.time_base;
         if let Some(from) = &video_from
             && from.index == index
@@ -293,9 +349,23 @@ fn read_all(
         let shift = rescale(open.shift_us, MICROS, base);
         let moved = |time: i64| if time == NOPTS { NOPTS } else { time - shift };
         packet.set_times(moved(packet.pts()), moved(packet.dts()));
-        let time = if packet.pts() == NOPTS { packet.dts() } else { packet.pts() };
+        let time = if packet.pts() == NOPTS {
+            packet.dts()
+        } else {
+            packet.pts()
+        };
         if time != NOPTS {
             end_us = end_us.max(rescale(time + packet.duration(), base, MICROS));
+            let here = rescale(time, base, MICROS);
+            for route in routes.iter_mut() {
+                if route.index == index {
+                    route.heard_us = route.heard_us.max(here);
+                } else if route.heard_us.saturating_add(2 * SILENCE_US) < here
+                    && !route.until(here - SILENCE_US)
+                {
+                    return Ok(end_us);
+                }
+            }
         }
         if !deliver(routes, index, packet, from_us, shared)? {
             break;
@@ -305,7 +375,10 @@ fn read_all(
     if let Some(error) = open.input.take_io_error()
         && !shared.is_over()
     {
-        return Err(Problem::new(Kind::BadInput, format!("input {}: {error}", open.name)));
+        return Err(Problem::new(
+            Kind::BadInput,
+            format!("input {}: {error}", open.name),
+        ));
     }
     Ok(end_us)
 }
@@ -320,11 +393,19 @@ fn deliver(
 ) -> Result<bool, Problem> {
     let mut packet = Some(packet);
     let last = routes.iter().rposition(|r| r.index == index);
-    for (at, route) in routes.iter_mut().enumerate().filter(|(_, r)| r.index == index) {
+    for (at, route) in routes
+        .iter_mut()
+        .enumerate()
+        .filter(|(_, r)| r.index == index)
+    {
         let own = if Some(at) == last {
             packet.take()
         } else {
-            packet.as_ref().map(Packet::share).transpose().map_err(|e| av(&e))?
+            packet
+                .as_ref()
+                .map(Packet::share)
+                .transpose()
+                .map_err(|e| av(&e))?
         };
         let Some(own) = own else { break };
         let alive = match &mut route.to {
@@ -332,7 +413,7 @@ fn deliver(
                 shared.vdec_packets.fetch_add(1, Ordering::Relaxed);
                 queue.send(own).is_ok()
             }
-            Target::Audio(queue) => queue.send(own).is_ok(),
+            Target::Audio(queue) => queue.send(Feed::Packet(own)).is_ok(),
             Target::Copy(lane) => lane.packet(own, from_us, shared),
             Target::Subtitle(lane) => lane.packet(&own, from_us, shared),
             Target::Attachment { .. } => true,
@@ -350,7 +431,10 @@ fn check_end(open: &OpenInput, routes: &[Route], end_us: i64) -> Result<(), Prob
         return Ok(());
     }
     let streams = &open.input.streams;
-    let own = routes.iter().filter_map(|r| streams[r.index].duration_us).max();
+    let own = routes
+        .iter()
+        .filter_map(|r| streams[r.index].duration_us)
+        .max();
     let (expected, slack) = match (own, open.input.duration_us()) {
         (Some(own), _) => (own, (own / 50).max(3_000_000)),
         // Another stream, which is not read here, may be the longest.

@@ -64,7 +64,11 @@ pub(super) fn rendition(ready: &Ready, time_scale: u32) -> Rendition {
         codecs: codecs(params),
         bandwidth: params.bit_rate(),
         time_scale,
-        language: ready.metadata.iter().find(|(k, _)| k == "language").map(|(_, v)| v.clone()),
+        language: ready
+            .metadata
+            .iter()
+            .find(|(k, _)| k == "language")
+            .map(|(_, v)| v.clone()),
         width: video.then_some(width),
         height: video.then_some(height),
         sar: params.sar().filter(|_| video),
@@ -79,8 +83,11 @@ pub(super) fn rendition(ready: &Ready, time_scale: u32) -> Rendition {
 fn codecs(params: &Params) -> String {
     match params.codec_id() {
         CodecId::AV_CODEC_ID_H264 => {
-            let [profile, constraints, level] = h264_profile(params.extradata())
-                .unwrap_or([params.profile().max(0) as u8, 0, params.level().max(0) as u8]);
+            let [profile, constraints, level] = h264_profile(params.extradata()).unwrap_or([
+                params.profile().max(0) as u8,
+                0,
+                params.level().max(0) as u8,
+            ]);
             format!("avc1.{profile:02x}{constraints:02x}{level:02x}")
         }
         CodecId::AV_CODEC_ID_HEVC => "hev1".to_owned(),
@@ -105,7 +112,9 @@ fn h264_profile(extradata: &[u8]) -> Option<[u8; 3]> {
     if let [1, profile, constraints, level, ..] = extradata {
         return Some([*profile, *constraints, *level]);
     }
-    let at = extradata.windows(4).position(|w| w[..3] == [0, 0, 1] && w[3] & 0x1f == 7)?;
+    let at = extradata
+        .windows(4)
+        .position(|w| w[..3] == [0, 0, 1] && w[3] & 0x1f == 7)?;
     extradata.get(at + 4..at + 7)?.try_into().ok()
 }
 
@@ -115,7 +124,10 @@ mod tests {
 
     #[test]
     fn h264_configuration_in_both_forms() {
-        assert_eq!(h264_profile(&[1, 0x64, 0, 0x1f, 0xff]), Some([0x64, 0, 0x1f]));
+        assert_eq!(
+            h264_profile(&[1, 0x64, 0, 0x1f, 0xff]),
+            Some([0x64, 0, 0x1f])
+        );
         let annex_b = [0, 0, 0, 1, 0x67, 0x4d, 0x40, 0x29, 0x9a];
         assert_eq!(h264_profile(&annex_b), Some([0x4d, 0x40, 0x29]));
         assert_eq!(h264_profile(&[0, 0, 1]), None);

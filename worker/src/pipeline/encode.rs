@@ -28,7 +28,10 @@ pub(super) fn run(
         return if shared.is_over() {
             Ok(())
         } else {
-            Err(Problem::new(Kind::BadInput, "no picture of the video could be decoded"))
+            Err(Problem::new(
+                Kind::BadInput,
+                "no picture of the video could be decoded",
+            ))
         };
     };
     let mut stage = Stage::open(work, facts, metadata, &first, outlet, shared)?;
@@ -75,14 +78,20 @@ impl<'a> Stage<'a> {
         outlet: &'a Outlet,
         shared: &'a Shared,
     ) -> Result<Self, Problem> {
-        let constant =
-            matches!(facts.time.frames, FramePolicy::CfrFromZero | FramePolicy::CfrFromFirst);
+        let constant = matches!(
+            facts.time.frames,
+            FramePolicy::CfrFromZero | FramePolicy::CfrFromFirst
+        );
         let rate = match first.frame_rate {
             rate if rate.num > 0 && rate.den > 0 => rate,
             _ => Rational { num: 25, den: 1 },
         };
         let grid = FrameGrid::new(rate);
-        let time_base = if constant { grid.time_base() } else { first.time_base };
+        let time_base = if constant {
+            grid.time_base()
+        } else {
+            first.time_base
+        };
         let settings = VideoSettings {
             time_base,
             frame_rate: rate,
@@ -117,7 +126,15 @@ impl<'a> Stage<'a> {
         let frame_duration = if constant {
             1
         } else {
-            rescale(1, Rational { num: rate.den, den: rate.num }, time_base).max(1)
+            rescale(
+                1,
+                Rational {
+                    num: rate.den,
+                    den: rate.num,
+                },
+                time_base,
+            )
+            .max(1)
         };
         let first = if constant {
             grid.first_at(facts.from_us)
@@ -197,7 +214,9 @@ impl<'a> Stage<'a> {
     }
 
     fn is_key(&mut self, at: i64) -> bool {
-        let Some(keys) = &self.work.keys else { return false };
+        let Some(keys) = &self.work.keys else {
+            return false;
+        };
         if self.constant {
             return keys.is_key(&self.grid, at);
         }
@@ -221,7 +240,8 @@ impl<'a> Stage<'a> {
         }
         self.last = Some((at, frame.share().map_err(|e| av(&e))?));
         let seconds = f64::from(self.time_base.num) / f64::from(self.time_base.den);
-        self.pacer.pace(self.shared, self.frame_duration as f64 * seconds);
+        self.pacer
+            .pace(self.shared, self.frame_duration as f64 * seconds);
         while !self.encoder.send(Some(&own)).map_err(|e| av(&e))? {
             if !self.drain()? {
                 return Ok(false);
@@ -238,7 +258,11 @@ impl<'a> Stage<'a> {
             let cut = match &self.work.keys {
                 // A key that was not forced, as at a scene change, never ends a segment.
                 Some(_) => {
-                    while self.cuts.front().is_some_and(|t| *t < packet.pts() && packet.is_key()) {
+                    while self
+                        .cuts
+                        .front()
+                        .is_some_and(|t| *t < packet.pts() && packet.is_key())
+                    {
                         self.cuts.pop_front();
                     }
                     packet.is_key() && self.cuts.front() == Some(&packet.pts())

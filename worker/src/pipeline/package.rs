@@ -32,7 +32,13 @@ const STYP: [u8; 24] = *b"\0\0\0\x18stypmsdh\0\0\0\0msdhmsix";
 impl Fragmented {
     pub(super) fn new(ready: Ready, first_number: u32) -> Self {
         let time_base = ready.time_base;
-        Fragmented { ready, first_number, muxer: None, init_done: false, time_base }
+        Fragmented {
+            ready,
+            first_number,
+            muxer: None,
+            init_done: false,
+            time_base,
+        }
     }
 
     /// Seconds per tick of the file's times; the job's own until the first packet.
@@ -50,7 +56,10 @@ impl Fragmented {
         let rate = self.ready.frame_rate;
         // A time base of frames makes a time scale in which every frame has the same length.
         let wish = if !self.ready.encoded && rate.num > 0 && rate.den > 0 {
-            Rational { num: 1, den: rate.num }
+            Rational {
+                num: 1,
+                den: rate.num,
+            }
         } else {
             self.ready.time_base
         };
@@ -61,8 +70,14 @@ impl Fragmented {
         // positive (audio priming at the title's start) it would wrap around instead.
         let discont = if first.pts() > 0 { "+frag_discont" } else { "" };
         let options = [
-            ("movflags".to_owned(), format!("+frag_custom+dash+delay_moov{discont}")),
-            ("fragment_index".to_owned(), self.first_number.max(1).to_string()),
+            (
+                "movflags".to_owned(),
+                format!("+frag_custom+dash+delay_moov{discont}"),
+            ),
+            (
+                "fragment_index".to_owned(),
+                self.first_number.max(1).to_string(),
+            ),
             ("avoid_negative_ts".to_owned(), "disabled".to_owned()),
             ("strict".to_owned(), "experimental".to_owned()),
         ];
@@ -86,7 +101,9 @@ impl Fragmented {
     /// The init segment, once, and the media segment written so far.
     fn finish(&mut self) -> Result<(Option<Vec<u8>>, Vec<u8>), Problem> {
         let mut media = STYP.to_vec();
-        let Some(muxer) = &mut self.muxer else { return Ok((None, media)) };
+        let Some(muxer) = &mut self.muxer else {
+            return Ok((None, media));
+        };
         muxer.flush().map_err(|e| av(&e))?;
         let mut bytes = muxer.take().map_err(|e| av(&e))?;
         let mut init = None;
@@ -147,9 +164,13 @@ impl Muxed {
         separate_header: bool,
     ) -> Result<Self, Problem> {
         let known: &[&str] = match container {
-            Container::MpegTs => {
-                &["max_delay", "output_ts_offset", "mpegts_flags", "mpegts_copyts", "fflags"]
-            }
+            Container::MpegTs => &[
+                "max_delay",
+                "output_ts_offset",
+                "mpegts_flags",
+                "mpegts_copyts",
+                "fflags",
+            ],
             _ => &[
                 "max_delay",
                 "output_ts_offset",
@@ -159,8 +180,11 @@ impl Muxed {
                 "cluster_size_limit",
             ],
         };
-        let mut own: Vec<(String, String)> =
-            options.iter().filter(|(k, _)| known.contains(&k.as_str())).cloned().collect();
+        let mut own: Vec<(String, String)> = options
+            .iter()
+            .filter(|(k, _)| known.contains(&k.as_str()))
+            .cloned()
+            .collect();
         own.push(("avoid_negative_ts".to_owned(), "disabled".to_owned()));
         own.push(("strict".to_owned(), "experimental".to_owned()));
         let shifted = own.iter().any(|(k, _)| k == "output_ts_offset");
@@ -187,7 +211,12 @@ impl Muxed {
         let mut muxer = Muxer::new(format).map_err(|e| av(&e))?;
         for ready in &self.readies {
             muxer
-                .add_stream(&ready.params, ready.time_base, ready.frame_rate, &ready.metadata)
+                .add_stream(
+                    &ready.params,
+                    ready.time_base,
+                    ready.frame_rate,
+                    &ready.metadata,
+                )
                 .map_err(|e| av(&e))?;
         }
         muxer.write_header(&self.options).map_err(|e| av(&e))?;
@@ -207,7 +236,9 @@ impl Muxed {
         if self.muxer.is_none() {
             self.open()?;
         }
-        self.muxer.as_mut().ok_or_else(|| Problem::new(Kind::Internal, "no muxer"))
+        self.muxer
+            .as_mut()
+            .ok_or_else(|| Problem::new(Kind::Internal, "no muxer"))
     }
 
     fn write(&mut self, stream: usize, mut packet: Packet) -> Result<(), Problem> {
@@ -237,7 +268,9 @@ impl Muxed {
             self.muxer = None;
         } else if transport {
             // Every segment starts with its own PAT and PMT.
-            muxer.set_option("mpegts_flags", "+resend_headers").map_err(|e| av(&e))?;
+            muxer
+                .set_option("mpegts_flags", "+resend_headers")
+                .map_err(|e| av(&e))?;
         }
         self.started = false;
         Ok(bytes)
@@ -260,14 +293,26 @@ impl Packager {
                 let (mut inits, mut media) = (Vec::new(), Vec::new());
                 for (at, stream) in streams.iter_mut().enumerate() {
                     let (init, bytes) = stream.finish()?;
-                    inits.extend(init.map(|bytes| Part { stream: Some(at), bytes }));
-                    media.push(Part { stream: Some(at), bytes });
+                    inits.extend(init.map(|bytes| Part {
+                        stream: Some(at),
+                        bytes,
+                    }));
+                    media.push(Part {
+                        stream: Some(at),
+                        bytes,
+                    });
                 }
                 Ok((inits, media))
             }
             Packager::Muxed(muxed) => {
                 let bytes = muxed.finish(last)?;
-                Ok((Vec::new(), vec![Part { stream: None, bytes }]))
+                Ok((
+                    Vec::new(),
+                    vec![Part {
+                        stream: None,
+                        bytes,
+                    }],
+                ))
             }
         }
     }

@@ -8,7 +8,9 @@ use crate::{
 };
 use plexbeam_api::{
     JobSpec, Kind, Problem,
-    job::{CodecSpec, Container, InputSpec, Packaging, Source, StreamSelector, StreamSpec, TimePolicy},
+    job::{
+        CodecSpec, Container, InputSpec, Packaging, Source, StreamSelector, StreamSpec, TimePolicy,
+    },
     segment::MediaKind,
 };
 use std::{
@@ -126,7 +128,11 @@ pub(super) fn resolve(
     let facts = Facts {
         from_us: if spec.time.copyts {
             spec.inputs[0].seek_us.unwrap_or(0)
-                + if spec.time.start_at_zero { 0 } else { first.input.start_us() }
+                + if spec.time.start_at_zero {
+                    0
+                } else {
+                    first.input.start_us()
+                }
         } else {
             0
         },
@@ -137,7 +143,11 @@ pub(super) fn resolve(
             .iter()
             .enumerate()
             .flat_map(|(i, input)| {
-                input.input.streams.iter().map(move |s| super::describe::input_stream(i as u32, s))
+                input
+                    .input
+                    .streams
+                    .iter()
+                    .map(move |s| super::describe::input_stream(i as u32, s))
             })
             .collect(),
         time: spec.time,
@@ -159,18 +169,32 @@ pub(super) fn resolve(
             streams.extend(found);
         }
         if streams.is_empty() {
-            return Err(Problem::new(Kind::BadInput, "the input has none of the streams asked for"));
+            return Err(Problem::new(
+                Kind::BadInput,
+                "the input has none of the streams asked for",
+            ));
         }
         let muxer_options = output.muxer_options.clone();
-        outputs.push(OutputPlan { packaging: output.packaging.clone(), muxer_options, streams });
+        outputs.push(OutputPlan {
+            packaging: output.packaging.clone(),
+            muxer_options,
+            streams,
+        });
     }
     for (i, input) in inputs.iter_mut().enumerate() {
         let used = |index: usize| {
-            outputs.iter().flat_map(|o| &o.streams).any(|s| s.input == i && s.index == index)
+            outputs
+                .iter()
+                .flat_map(|o| &o.streams)
+                .any(|s| s.input == i && s.index == index)
         };
         input.input.discard_except(used);
     }
-    Ok(Resolved { inputs, outputs, facts })
+    Ok(Resolved {
+        inputs,
+        outputs,
+        facts,
+    })
 }
 
 fn open(
@@ -221,20 +245,32 @@ fn open(
         (false, _) => start + seek.unwrap_or(0),
     };
     let seek_us = seek.map(|t| t + start);
-    Ok(OpenInput { input, name, inline: opened.inline, shift_us, seek_us })
+    Ok(OpenInput {
+        input,
+        name,
+        inline: opened.inline,
+        shift_us,
+        seek_us,
+    })
 }
 
 /// Positions of the streams that a selector means.
 fn select(streams: &[StreamInfo], selector: &StreamSelector) -> Vec<usize> {
     match selector {
-        StreamSelector::Index { index } => {
-            streams.iter().filter(|s| s.index == *index as usize).map(|s| s.index).collect()
-        }
+        StreamSelector::Index { index } => streams
+            .iter()
+            .filter(|s| s.index == *index as usize)
+            .map(|s| s.index)
+            .collect(),
         StreamSelector::Id { id } => {
             // Matroska's demuxer leaves the ids unset: then the position is meant (PROTOCOL 3).
             let has_ids = streams.iter().any(|s| s.id != 0);
             let matches = |s: &&StreamInfo| {
-                if has_ids { s.id == *id } else { s.index == *id as usize }
+                if has_ids {
+                    s.id == *id
+                } else {
+                    s.index == *id as usize
+                }
             };
             streams.iter().filter(matches).map(|s| s.index).collect()
         }
@@ -259,7 +295,11 @@ fn find(
     global_header: bool,
 ) -> Result<Vec<StreamPlan>, Problem> {
     let (input, selector, filters, optional) = match &stream.source {
-        Source::Stream { input, select, optional } => (*input, select.clone(), Vec::new(), *optional),
+        Source::Stream {
+            input,
+            select,
+            optional,
+        } => (*input, select.clone(), Vec::new(), *optional),
         Source::Graph { label } => {
             let line = graph::line(&spec.graphs, label)?;
             (line.input, line.select, line.filters, false)
@@ -287,7 +327,12 @@ fn find(
             // A font without its name and type is of no use.
             metadata.extend(info.metadata.iter().cloned());
         }
-        plans.push(StreamPlan { input, index, work, metadata });
+        plans.push(StreamPlan {
+            input,
+            index,
+            work,
+            metadata,
+        });
     }
     Ok(plans)
 }
@@ -312,7 +357,10 @@ fn work(
     if is != plan.media {
         return Err(Problem::new(
             Kind::BadInput,
-            format!("stream {} is {is:?} and cannot be encoded by {encoder}", info.index),
+            format!(
+                "stream {} is {is:?} and cannot be encoded by {encoder}",
+                info.index
+            ),
         ));
     }
     let own = plan::encoder_options(encoder, plan, options)?;
@@ -370,7 +418,10 @@ impl StreamPlan {
                 let lane = super::demux::CopyLane::new(outlet, ready(params), *before_start);
                 Ok(Target::Copy(Box::new(lane)))
             }
-            Work::Attachment => Ok(Target::Attachment { outlet, ready: Box::new(ready(params)) }),
+            Work::Attachment => Ok(Target::Attachment {
+                outlet,
+                ready: Box::new(ready(params)),
+            }),
             Work::Subtitle { encoder } => {
                 let converter = super::subtitle::SubtitleLane::new(
                     outlet,
@@ -391,7 +442,15 @@ impl StreamPlan {
                 let (frames_in, frames) = sync_channel(super::video::FRAME_QUEUE);
                 let rate = work.rate;
                 spawn(scope, shared, "decode", move || {
-                    super::video::run(&source, &work.chain, rate, facts, &packets, &frames_in, shared)
+                    super::video::run(
+                        &source,
+                        &work.chain,
+                        rate,
+                        facts,
+                        &packets,
+                        &frames_in,
+                        shared,
+                    )
                 });
                 spawn(scope, shared, "encode", move || {
                     super::encode::run(work, facts, &self.metadata, &frames, &outlet, shared)

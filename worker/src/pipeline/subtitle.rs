@@ -21,7 +21,12 @@ impl SubtitleLane {
         metadata: Vec<(String, String)>,
     ) -> Result<Self, Problem> {
         let converter = SubtitleConverter::open(params, time_base, encoder).map_err(|e| av(&e))?;
-        Ok(SubtitleLane { outlet, converter, time_base, metadata })
+        Ok(SubtitleLane {
+            outlet,
+            converter,
+            time_base,
+            metadata,
+        })
     }
 
     /// Tells the muxer of the stream.

@@ -35,7 +35,10 @@ impl FrameGrid {
 
     /// Seconds per frame; the encoder's time base.
     pub(super) fn time_base(&self) -> Rational {
-        Rational { num: self.rate.den, den: self.rate.num }
+        Rational {
+            num: self.rate.den,
+            den: self.rate.num,
+        }
     }
 
     /// Number of the first frame at or after a time.
@@ -83,7 +86,10 @@ impl KeyTimes {
             KeyTimes::Every(step) => grid.first_at(until.div_euclid(*step) * step) == n,
             KeyTimes::At(times) => {
                 let from = times.partition_point(|t| *t < after);
-                times[from..].iter().take_while(|t| **t <= until).any(|t| grid.first_at(*t) == n)
+                times[from..]
+                    .iter()
+                    .take_while(|t| **t <= until)
+                    .any(|t| grid.first_at(*t) == n)
             }
         }
     }
@@ -130,7 +136,10 @@ impl CutRule {
 mod tests {
     use super::*;
 
-    const NTSC_FILM: Rational = Rational { num: 24_000, den: 1001 };
+    const NTSC_FILM: Rational = Rational {
+        num: 24_000,
+        den: 1001,
+    };
 
     #[test]
     fn the_first_frame_at_or_after_a_time() {
@@ -145,12 +154,20 @@ mod tests {
 
     #[test]
     fn a_key_per_interval_and_no_other() {
-        for rate in [NTSC_FILM, Rational { num: 2997, den: 125 }, Rational { num: 25, den: 1 }] {
+        for rate in [
+            NTSC_FILM,
+            Rational {
+                num: 2997,
+                den: 125,
+            },
+            Rational { num: 25, den: 1 },
+        ] {
             let grid = FrameGrid::new(rate);
             for seconds in [1.0, 3.0, 5.0, 8.0] {
                 let keys = KeyTimes::new(&ForcedKeys::Every { seconds }).unwrap();
-                let wanted: Vec<i64> =
-                    (0..40).map(|i| grid.first_at(i * micros(seconds))).collect();
+                let wanted: Vec<i64> = (0..40)
+                    .map(|i| grid.first_at(i * micros(seconds)))
+                    .collect();
                 let last = *wanted.last().unwrap();
                 let found: Vec<i64> = (0..=last).filter(|n| keys.is_key(&grid, *n)).collect();
                 assert_eq!(found, wanted, "{rate:?} every {seconds} s");
@@ -165,8 +182,15 @@ mod tests {
     #[test]
     fn cuts_of_the_golden_mpd() {
         // plex-static.mpd: D = 5, keys at 10.37 and 20.79 s after the first, no tolerance given.
-        let rule = CutRule { length_us: 5_000_000, tolerance_us: 62_500, first_number: 1 };
-        let base = Rational { num: 1, den: 12_288 };
+        let rule = CutRule {
+            length_us: 5_000_000,
+            tolerance_us: 62_500,
+            first_number: 1,
+        };
+        let base = Rational {
+            num: 1,
+            den: 12_288,
+        };
         let first_us = rescale(258, base, MICROS);
         assert!(rule.ends(1, 258 + 127_476, base, first_us));
         assert!(rule.ends(2, 258 + 127_476 + 128_004, base, first_us));

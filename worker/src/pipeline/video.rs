@@ -43,13 +43,25 @@ pub(super) fn run(
     shared: &Shared,
 ) -> Result<(), Problem> {
     let mut decoder = Decoder::open(&source.params, source.time_base, 0).map_err(|e| av(&e))?;
-    let mut stage = Filter { source, chain, rate, facts, graph: None, before: None, pictures };
+    let mut stage = Filter {
+        source,
+        chain,
+        rate,
+        facts,
+        graph: None,
+        before: None,
+        pictures,
+    };
     let mut skipping = false;
     while let Ok(packet) = packets.recv() {
         if !shared.pass() {
             return Ok(());
         }
-        let time = if packet.pts() == NOPTS { packet.dts() } else { packet.pts() };
+        let time = if packet.pts() == NOPTS {
+            packet.dts()
+        } else {
+            packet.pts()
+        };
         let early = facts.is_seek
             && time != NOPTS
             && rescale(time, source.time_base, MICROS) < facts.from_us - SKIP_LEAD_US;
@@ -128,9 +140,7 @@ impl Filter<'_> {
             return Ok(true);
         }
         frame.set_pts(pts);
-        if self.facts.is_seek
-            && rescale(pts, self.source.time_base, MICROS) < self.facts.from_us
-        {
+        if self.facts.is_seek && rescale(pts, self.source.time_base, MICROS) < self.facts.from_us {
             self.before = Some(frame);
             return Ok(true);
         }
@@ -144,7 +154,13 @@ impl Filter<'_> {
 
     fn filter(&mut self, frame: &Frame) -> Result<bool, Problem> {
         let sar = frame.sar();
-        let shape = Shape(frame.width(), frame.height(), frame.format(), sar.num, sar.den);
+        let shape = Shape(
+            frame.width(),
+            frame.height(),
+            frame.format(),
+            sar.num,
+            sar.den,
+        );
         if self.graph.as_ref().is_none_or(|(_, built)| *built != shape) {
             if let Some((mut old, _)) = self.graph.take() {
                 old.send(None).map_err(|e| av(&e))?;
@@ -152,12 +168,18 @@ impl Filter<'_> {
                     return Ok(false);
                 }
             }
-            let graph =
-                Graph::video(self.chain, frame, self.source.time_base, self.source.frame_rate)
-                    .map_err(|e| av(&e))?;
+            let graph = Graph::video(
+                self.chain,
+                frame,
+                self.source.time_base,
+                self.source.frame_rate,
+            )
+            .map_err(|e| av(&e))?;
             self.graph = Some((graph, shape));
         }
-        let Some((mut graph, shape)) = self.graph.take() else { return Ok(true) };
+        let Some((mut graph, shape)) = self.graph.take() else {
+            return Ok(true);
+        };
         graph.send(Some(frame)).map_err(|e| av(&e))?;
         let alive = self.drain(&mut graph)?;
         self.graph = Some((graph, shape));
@@ -167,7 +189,11 @@ impl Filter<'_> {
     fn drain(&self, graph: &mut Graph) -> Result<bool, Problem> {
         while let Received::Item(frame) = graph.receive().map_err(|e| av(&e))? {
             let frame_rate = self.rate.unwrap_or_else(|| graph.frame_rate());
-            let picture = Picture { frame, time_base: graph.time_base(), frame_rate };
+            let picture = Picture {
+                frame,
+                time_base: graph.time_base(),
+                frame_rate,
+            };
             if self.pictures.send(picture).is_err() {
                 return Ok(false);
             }

@@ -17,12 +17,19 @@ pub struct Filter {
 impl Filter {
     /// A filter from its parts.
     pub fn new(name: &str, args: impl Into<String>) -> Self {
-        Filter { name: name.to_owned(), args: args.into() }
+        Filter {
+            name: name.to_owned(),
+            args: args.into(),
+        }
     }
 
     /// Text for libav.
     pub fn text(&self) -> String {
-        if self.args.is_empty() { self.name.clone() } else { format!("{}={}", self.name, self.args) }
+        if self.args.is_empty() {
+            self.name.clone()
+        } else {
+            format!("{}={}", self.name, self.args)
+        }
     }
 
     /// An argument by name, else by position; for filters whose values hold no `:`.
@@ -53,12 +60,20 @@ pub struct Chain {
 
 /// Reads one graph.
 pub fn parse(text: &str) -> Result<Vec<Chain>, Problem> {
-    split(text, ';')?.into_iter().filter(|c| !c.trim().is_empty()).map(|c| parse_chain(&c)).collect()
+    split(text, ';')?
+        .into_iter()
+        .filter(|c| !c.trim().is_empty())
+        .map(|c| parse_chain(&c))
+        .collect()
 }
 
 fn malformed(what: &str, text: &str) -> Problem {
     let shown: String = text.chars().take(120).collect();
-    Problem::new(Kind::InvalidArgument, format!("filter graph: {what} in `{shown}`")).at("graphs")
+    Problem::new(
+        Kind::InvalidArgument,
+        format!("filter graph: {what} in `{shown}`"),
+    )
+    .at("graphs")
 }
 
 /// Splits at a separator outside quotes, escapes and brackets.
@@ -80,11 +95,19 @@ fn split(text: &str, separator: char) -> Result<Vec<String>, Problem> {
             last.push(ch);
         }
     }
-    if quoted { Err(malformed("an open quote", text)) } else { Ok(parts) }
+    if quoted {
+        Err(malformed("an open quote", text))
+    } else {
+        Ok(parts)
+    }
 }
 
 fn parse_chain(text: &str) -> Result<Chain, Problem> {
-    let mut chain = Chain { inputs: Vec::new(), filters: Vec::new(), outputs: Vec::new() };
+    let mut chain = Chain {
+        inputs: Vec::new(),
+        filters: Vec::new(),
+        outputs: Vec::new(),
+    };
     let parts = split(text, ',')?;
     let count = parts.len();
     for (at, part) in parts.iter().enumerate() {
@@ -96,7 +119,9 @@ fn parse_chain(text: &str) -> Result<Chain, Problem> {
         }
         let mut outputs = Vec::new();
         while rest.ends_with(']') {
-            let open = rest.rfind('[').ok_or_else(|| malformed("a `]` without `[`", text))?;
+            let open = rest
+                .rfind('[')
+                .ok_or_else(|| malformed("a `]` without `[`", text))?;
             outputs.insert(0, rest[open + 1..rest.len() - 1].to_owned());
             rest = rest[..open].trim_end();
         }
@@ -118,7 +143,9 @@ fn parse_chain(text: &str) -> Result<Chain, Problem> {
 fn leading_labels<'a>(mut rest: &'a str, text: &str) -> Result<(&'a str, Vec<String>), Problem> {
     let mut labels = Vec::new();
     while let Some(inner) = rest.strip_prefix('[') {
-        let end = inner.find(']').ok_or_else(|| malformed("a `[` without `]`", text))?;
+        let end = inner
+            .find(']')
+            .ok_or_else(|| malformed("a `[` without `]`", text))?;
         labels.push(inner[..end].to_owned());
         rest = inner[end + 1..].trim_start();
     }
@@ -147,13 +174,16 @@ pub fn line(graphs: &[String], label: &str) -> Result<Line, Problem> {
     let mut filters: Vec<Filter> = Vec::new();
     // Each round consumes one chain, so that a circle ends as well.
     for _ in 0..=chains.len() {
-        let chain = chains.iter().find(|c| c.outputs.contains(&wanted)).ok_or_else(|| {
-            Problem::new(
-                Kind::InvalidArgument,
-                format!("filter graph: no filter makes the label [{wanted}]"),
-            )
-            .at("graphs")
-        })?;
+        let chain = chains
+            .iter()
+            .find(|c| c.outputs.contains(&wanted))
+            .ok_or_else(|| {
+                Problem::new(
+                    Kind::InvalidArgument,
+                    format!("filter graph: no filter makes the label [{wanted}]"),
+                )
+                .at("graphs")
+            })?;
         if chain.outputs.len() != 1 || chain.inputs.len() != 1 {
             let name = chain.filters.last().map_or("?", |f| f.name.as_str());
             return Err(Problem::new(
@@ -167,7 +197,11 @@ pub fn line(graphs: &[String], label: &str) -> Result<Line, Problem> {
         filters = joined;
         let input = &chain.inputs[0];
         if let Some((input, select)) = parse_stream(input) {
-            return Ok(Line { input, select, filters });
+            return Ok(Line {
+                input,
+                select,
+                filters,
+            });
         }
         wanted = input.clone();
     }
@@ -216,8 +250,14 @@ mod tests {
             "[0:1] aresample=async=1:ochl='stereo':rematrix_maxval=0.000000dB:osr=48000[2]",
         ]);
         let video = line(&graphs, "1").unwrap();
-        assert_eq!((video.input, &video.select), (0, &StreamSelector::Index { index: 0 }));
-        assert_eq!(video.filters[0].text(), "scale=w=2276:h=1280:force_divisible_by=4");
+        assert_eq!(
+            (video.input, &video.select),
+            (0, &StreamSelector::Index { index: 0 })
+        );
+        assert_eq!(
+            video.filters[0].text(),
+            "scale=w=2276:h=1280:force_divisible_by=4"
+        );
         assert_eq!(video.filters[1].text(), "format=pix_fmts=yuv420p|nv12");
         let audio = line(&graphs, "2").unwrap();
         assert_eq!(audio.select, StreamSelector::Index { index: 1 });
@@ -239,15 +279,29 @@ mod tests {
 
     #[test]
     fn stream_names() {
-        assert_eq!(parse_stream("0:#0x1f"), Some((0, StreamSelector::Id { id: 31 })));
-        let first_audio = StreamSelector::Kind { media: MediaKind::Audio, nth: Some(0) };
+        assert_eq!(
+            parse_stream("0:#0x1f"),
+            Some((0, StreamSelector::Id { id: 31 }))
+        );
+        let first_audio = StreamSelector::Kind {
+            media: MediaKind::Audio,
+            nth: Some(0),
+        };
         assert_eq!(parse_stream("1:a:0"), Some((1, first_audio)));
         assert_eq!(parse_stream("12"), None);
     }
 
     #[test]
     fn damage_is_an_error_not_a_panic() {
-        for bad in ["[0:0", "scale='x", "]", "[a]scale[b],null[c]", "[0]null[1];[1]null[0]", "", "="] {
+        for bad in [
+            "[0:0",
+            "scale='x",
+            "]",
+            "[a]scale[b],null[c]",
+            "[0]null[1];[1]null[0]",
+            "",
+            "=",
+        ] {
             assert!(line(&graphs(&[bad]), "0").is_err(), "{bad}");
         }
     }

@@ -5,31 +5,111 @@ use plexbeam_api::{Kind, Problem, segment::MediaKind};
 
 /// Options that x264 and x265 take as they stand.
 const X26X: &[&str] = &[
-    "b", "maxrate", "minrate", "bufsize", "crf", "qp", "preset", "tune", "profile", "level", "g",
-    "keyint_min", "bf", "refs", "sc_threshold", "forced-idr", "x264opts", "x264-params",
-    "x265-params", "rc-lookahead", "aq-mode", "threads", "flags", "colorspace", "color_primaries",
-    "color_trc", "color_range",
+    "b",
+    "maxrate",
+    "minrate",
+    "bufsize",
+    "crf",
+    "qp",
+    "preset",
+    "tune",
+    "profile",
+    "level",
+    "g",
+    "keyint_min",
+    "bf",
+    "refs",
+    "sc_threshold",
+    "forced-idr",
+    "x264opts",
+    "x264-params",
+    "x265-params",
+    "rc-lookahead",
+    "aq-mode",
+    "threads",
+    "flags",
+    "colorspace",
+    "color_primaries",
+    "color_trc",
+    "color_range",
 ];
 /// Options of device encoders that say nothing to a software encoder.
 const DEVICE_ONLY: &[&str] = &[
-    "sei", "forced_idr", "rc", "cq", "spatial-aq", "temporal-aq", "rc_mode", "low_power", "q",
-    "global_quality", "look_ahead", "async_depth", "delay", "zerolatency", "surfaces", "gpu",
-    "multipass", "2pass", "b_ref_mode", "compression_level", "idr_interval", "coder", "tag",
+    "sei",
+    "forced_idr",
+    "rc",
+    "cq",
+    "spatial-aq",
+    "temporal-aq",
+    "rc_mode",
+    "low_power",
+    "q",
+    "global_quality",
+    "look_ahead",
+    "async_depth",
+    "delay",
+    "zerolatency",
+    "surfaces",
+    "gpu",
+    "multipass",
+    "2pass",
+    "b_ref_mode",
+    "compression_level",
+    "idr_interval",
+    "coder",
+    "tag",
 ];
 /// Options of audio encoders; the first four shape the filter graph instead.
 const AUDIO: &[&str] = &[
-    "ar", "ac", "channel_layout", "ch_layout", "b", "profile", "cutoff", "compression_level", "vbr",
-    "application", "frame_duration", "aac_coder", "strict", "q", "dialnorm", "rematrix_maxval",
+    "ar",
+    "ac",
+    "channel_layout",
+    "ch_layout",
+    "b",
+    "profile",
+    "cutoff",
+    "compression_level",
+    "vbr",
+    "application",
+    "frame_duration",
+    "aac_coder",
+    "strict",
+    "q",
+    "dialnorm",
+    "rematrix_maxval",
 ];
 const SHAPE: &[&str] = &["ar", "ac", "channel_layout", "ch_layout", "rematrix_maxval"];
 /// Keys of x264's and x265's own option strings that open files.
 const FILE_KEYS: &[&str] = &[
-    "stats", "dump-yuv", "cqmfile", "qpfile", "log-file", "tcfile-in", "tcfile-out", "csv",
-    "recon", "analysis-save", "analysis-load", "analysis-reuse-file", "lambda-file",
-    "dhdr10-info", "scaling-list", "zonefile", "nalu-file", "opencl-clbin",
+    "stats",
+    "dump-yuv",
+    "cqmfile",
+    "qpfile",
+    "log-file",
+    "tcfile-in",
+    "tcfile-out",
+    "csv",
+    "recon",
+    "analysis-save",
+    "analysis-load",
+    "analysis-reuse-file",
+    "lambda-file",
+    "dhdr10-info",
+    "scaling-list",
+    "zonefile",
+    "nalu-file",
+    "opencl-clbin",
 ];
 const X26X_PRESETS: &[&str] = &[
-    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
 ];
 
 fn unsupported(detail: String) -> Problem {
@@ -53,7 +133,9 @@ fn audio(options: &[(String, String)]) -> Result<Vec<(String, String)>, Problem>
     let mut out = Vec::new();
     for (key, value) in options {
         if !AUDIO.contains(&key.as_str()) {
-            return Err(unsupported(format!("audio encoder option `{key}` is unknown")));
+            return Err(unsupported(format!(
+                "audio encoder option `{key}` is unknown"
+            )));
         }
         if !SHAPE.contains(&key.as_str()) {
             out.push((key.clone(), value.clone()));
@@ -83,29 +165,49 @@ fn video(
             "profile" if !software => {}
             key if X26X.contains(&key) => out.push((key.to_owned(), value.clone())),
             key if DEVICE_ONLY.contains(&key) => {}
-            _ => return Err(unsupported(format!("video encoder option `{key}` is unknown"))),
+            _ => {
+                return Err(unsupported(format!(
+                    "video encoder option `{key}` is unknown"
+                )));
+            }
         }
     }
     let has = |out: &[(String, String)], key: &str| out.iter().any(|(k, _)| k == key);
     if !has(&out, "preset") {
         // A line made for a device expects real time, which the encoders' default does not reach.
-        let preset = if name == "libx265" { "ultrafast" } else { "veryfast" };
+        let preset = if name == "libx265" {
+            "ultrafast"
+        } else {
+            "veryfast"
+        };
         out.push(("preset".to_owned(), preset.to_owned()));
     }
     if !has(&out, "forced-idr") {
         out.push(("forced-idr".to_owned(), "1".to_owned()));
     }
-    if name == "libx265" && !has(&out, "x265-params") {
-        out.push(("x265-params".to_owned(), "log-level=error".to_owned()));
+    if name == "libx265" {
+        // A segment must start with an IDR and hold no picture that needs the one before.
+        let own = "open-gop=0:log-level=error";
+        match out.iter_mut().find(|(k, _)| k == "x265-params") {
+            Some((_, value)) => value.push_str(&format!(":{own}")),
+            None => out.push(("x265-params".to_owned(), own.to_owned())),
+        }
     }
     Ok(out)
 }
 
 fn refuse_files(option: &str, value: &str) -> Result<(), Problem> {
     for pair in value.split(':') {
-        let key = pair.split('=').next().unwrap_or(pair).trim().replace('_', "-");
+        let key = pair
+            .split('=')
+            .next()
+            .unwrap_or(pair)
+            .trim()
+            .replace('_', "-");
         if FILE_KEYS.contains(&key.as_str()) {
-            return Err(unsupported(format!("`{key}` in `{option}` would open a file")));
+            return Err(unsupported(format!(
+                "`{key}` in `{option}` would open a file"
+            )));
         }
     }
     Ok(())
@@ -116,7 +218,9 @@ mod tests {
     use super::*;
 
     fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
-        list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        list.iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -127,7 +231,10 @@ mod tests {
             ("maxrate", "20000k"),
             ("bufsize", "40000k"),
             ("preset", "veryfast"),
-            ("x264opts", "subme=0:me_range=4:rc_lookahead=10:me=dia:no_chroma_me:8x8dct=0"),
+            (
+                "x264opts",
+                "subme=0:me_range=4:rc_lookahead=10:me=dia:no_chroma_me:8x8dct=0",
+            ),
         ]);
         let out = translate("libx264", plan, &given).unwrap();
         assert_eq!(out[..given.len()], given[..]);
