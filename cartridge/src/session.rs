@@ -38,7 +38,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// After the job is complete: how long PMS may take for the lists that are still unsent.
-const DRAIN: Duration = Duration::from_secs(60);
+const DRAIN: Duration = Duration::from_secs(20);
 /// The same for progress and log.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A media URL lives this long beyond the hour; a paused film goes on the next evening.

@@ -102,22 +102,26 @@ const DROPPED: &[(&str, &[&str], &str)] = &[
     ("use_timeline", &["1"], "the only form"),
 ];
 
-/// Options of an output that the packaging, the list and the streams read.
-const OUTPUT: &[&str] = &[
+/// Options of one stream of an output.
+const STREAM: &[&str] = &[
     "c",
     "codec",
     "copypriorss",
+    "force_key_frames",
+    "metadata",
+    "r",
+];
+
+/// Options of an output that the packaging, the list and the streams read.
+const OUTPUT: &[&str] = &[
     "dash_segment_type",
     "f",
-    "force_key_frames",
     "init_seg_name",
     "manifest_name",
     "map",
     "max_delay",
     "media_seg_name",
-    "metadata",
     "min_seg_duration",
-    "r",
     "seg_duration",
     "segment_format",
     "segment_format_options",
@@ -218,8 +222,9 @@ pub(super) fn all_known(line: &CommandLine) -> Result<(), Reason> {
 
 fn known_in_output(opt: &Opt) -> bool {
     let name = opt.name();
-    // An encoder's option without a stream would be for all streams; Plex never writes that.
-    let for_stream = ENCODER.contains(&name) && opt.specifier().is_some();
+    // Without a stream it would be for all streams; Plex never writes that.
+    let of_stream = ENCODER.contains(&name) || STREAM.contains(&name);
+    let for_stream = of_stream && opt.specifier().is_some();
     let text = opt.text().unwrap_or_default();
     OUTPUT.contains(&name) || for_stream || is_dropped(name, text)
 }
@@ -230,7 +235,7 @@ mod tests {
 
     #[test]
     fn each_table_is_sorted_and_no_reason_is_empty() {
-        for table in [ENCODER, OUTPUT, INPUT, GLOBAL] {
+        for table in [ENCODER, STREAM, OUTPUT, INPUT, GLOBAL] {
             assert!(table.is_sorted_by(|a, b| a < b));
         }
         assert!(DROPPED.is_sorted_by(|a, b| a.0 < b.0));

@@ -67,6 +67,13 @@ pub(super) fn streams(output: &Output<'_>, graphs: &[String]) -> Result<Vec<Stre
     if streams.is_empty() {
         return Err(Reason::Option("-map".into()));
     }
+    for opt in output.options.iter().filter(|o| o.specifier().is_some()) {
+        // An option that meets no stream would be lost without a word.
+        let met = |(at, s): (usize, &StreamSpec)| speaks_of(opt, at as u32, &s.source);
+        if !streams.iter().enumerate().any(met) {
+            return Err(Reason::option(opt));
+        }
+    }
     Ok(streams)
 }
 

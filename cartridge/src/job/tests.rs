@@ -474,6 +474,20 @@ fn doubts_have_a_name() {
     let mut framedrop = base.clone();
     framedrop.splice(0..0, ["-bsf:0", "framedrop=count=1"].map(OsString::from));
     assert_eq!(reason(&framedrop), Reason::Option("-bsf:0".into()));
+    for (lost, value) in [
+        ("-r", "24"),
+        ("-b", "1M"),
+        ("-b:7", "1M"),
+        ("-b:#0x01", "1M"),
+        ("-codec:v", "libx264"),
+        ("-metadata:g", "a=b"),
+        ("-t", "30"),
+    ] {
+        let mut argv = base.clone();
+        let at = argv.len() - 1;
+        argv.splice(at..at, [lost, value].map(OsString::from));
+        assert_eq!(reason(&argv), Reason::Option(lost.into()));
+    }
     let mut unknown = base.clone();
     unknown.insert(0, "-never_seen:0".into());
     assert!(matches!(reason(&unknown), Reason::Argv(_)));

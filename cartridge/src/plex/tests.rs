@@ -143,3 +143,47 @@ fn the_throttle_is_a_word_in_the_reply() {
     assert!(!can_throttle(b"<MediaContainer/>"));
     assert!(!can_throttle(b""));
 }
+
+/// Accepts calls and never answers.
+async fn silent_pms() -> PmsPlan {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/progress", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok(connection) = listener.accept().await {
+            open.push(connection);
+        }
+    });
+    PmsPlan {
+        progress: Url::parse(&url).unwrap(),
+        log_level: Some(4),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pms_that_never_answers_costs_a_bounded_time_and_no_memory() {
+    let start = Instant::now();
+    let reporter = Reporter::start(&silent_pms().await, None, &probed(), false);
+    let mut begun = reporter.begun();
+    begun.wait_for(|begun| *begun).await.unwrap();
+    assert!(
+        start.elapsed() < STARTUP + CALL + PACE,
+        "{:?}",
+        start.elapsed()
+    );
+    for n in 0..1_000 {
+        reporter.progress(Progress::default());
+        reporter.log(LogLine {
+            level: LogLevel::Error,
+            message: n.to_string(),
+        });
+    }
+    assert_eq!(reporter.logs.capacity(), 0, "the rest was dropped");
+    assert!(
+        !*reporter.throttle().borrow(),
+        "full speed where PMS says nothing"
+    );
+    let (before, bound) = (Instant::now(), Duration::from_secs(5));
+    reporter.finish(bound).await;
+    assert!(before.elapsed() <= bound + PACE);
+}

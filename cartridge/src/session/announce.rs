@@ -16,8 +16,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Bound of one post; Plex's own transcoder would wait for ever.
-const POST: Duration = Duration::from_secs(5);
+/// Bound of one post. Long, because a connection that is given up looks like a crash to PMS, and
+/// nothing but later posts waits for it; Plex's own transcoder would wait for ever.
+const POST: Duration = Duration::from_secs(30);
 
 /// Why announcing ended before its time.
 #[derive(Debug, thiserror::Error)]

@@ -47,7 +47,6 @@ struct Track {
     bandwidth: u64,
     start_number: u32,
     timeline: VecDeque<TimelineEntry>,
-    first_pts: i64,
     end: i64,
 }
 
@@ -147,7 +146,6 @@ impl MpdList {
                     rendition,
                     start_number: batch.number,
                     timeline: VecDeque::new(),
-                    first_pts: 0,
                     end: 0,
                 });
             }
@@ -178,9 +176,13 @@ impl MpdList {
                 window: self.window,
             },
             None => Presentation::Static {
-                duration_us: self.tracks.first().map_or(0, |t| {
-                    micros(t.end.saturating_sub(t.first_pts), t.rendition.time_scale)
-                }),
+                // The end on the title's timeline: after a seek, too, the period begins at zero.
+                duration_us: self
+                    .tracks
+                    .iter()
+                    .map(|t| micros(t.end, t.rendition.time_scale))
+                    .max()
+                    .unwrap_or(0),
             },
         };
         Mpd {
@@ -209,7 +211,6 @@ impl Track {
     fn add(&mut self, segment: &Segment, number: u32, window: Option<u32>) {
         if self.timeline.is_empty() {
             self.start_number = number;
-            self.first_pts = segment.pts;
         }
         if self.bandwidth == 0 && segment.duration > 0 {
             let bits = u128::from(segment.size) * 8 * u128::from(segment.time_scale);

@@ -76,6 +76,8 @@ pub(crate) struct Worker {
     pub(crate) told: Shared<Told>,
     events: Shared<Vec<Event>>,
     files: Mutex<HashMap<String, Bytes>>,
+    /// Accepts connections and says nothing any more.
+    pub(crate) frozen: Shared<bool>,
     /// Raised to break all event connections.
     breaks: Shared<u64>,
     refuse: Option<Problem>,
@@ -103,10 +105,12 @@ impl Worker {
             told: Shared::new(Told::default()),
             events: Shared::new(Vec::new()),
             files: Mutex::default(),
+            frozen: Shared::new(false),
             breaks: Shared::new(0),
             refuse,
             full,
         });
+        let froze = worker.clone();
         let app = Router::new()
             .route("/transcode", post(submit))
             .route("/jobs", get(jobs))
@@ -116,6 +120,17 @@ impl Worker {
             .route("/sessions/{id}/lease", put(lease))
             .route("/sessions/{id}/throttle", put(throttle))
             .route("/sessions/{id}/files/{name}", get(file))
+            .layer(axum::middleware::from_fn(
+                move |request: Request, next: axum::middleware::Next| {
+                    let frozen = froze.frozen.get();
+                    async move {
+                        if frozen {
+                            std::future::pending::<()>().await;
+                        }
+                        next.run(request).await
+                    }
+                },
+            ))
             .with_state(worker.clone());
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         worker
@@ -213,6 +228,9 @@ async fn events(
                 if send.send(Ok(text)).await.is_err() {
                     return;
                 }
+            }
+            if worker.frozen.get() {
+                std::future::pending::<()>().await;
             }
             let beat = tokio::time::sleep(Duration::from_secs(1));
             tokio::select! {

@@ -257,3 +257,20 @@ async fn an_original_that_is_the_cartridge_itself_is_not_started_for_ever() {
     let stderr = String::from_utf8(stderr).unwrap();
     assert!(stderr.contains("PLEXBEAM_ORIGINAL"), "{stderr}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_a_worker_that_freezes_before_the_first_segment_is_left() {
+    let scene = Scene::new().await;
+    let argv = scene.argv("sp-01");
+    let child = scene.start("sp-01");
+    scene.worker.emit(probed());
+    scene.publish_inits();
+    scene
+        .pms
+        .heard
+        .until("the start-up calls", |h| h.len() >= 7)
+        .await;
+    scene.worker.frozen.change(|frozen| *frozen = true);
+    assert_eq!(end(child).await.0, Some(42), "{}", scene.log());
+    assert_original(&scene, &argv);
+}

@@ -84,8 +84,8 @@ fn an_mpd_grows_by_one_number_and_then_slides() {
     let text = list.end().unwrap();
     assert!(text.contains("type=\"static\""));
     assert!(
-        text.contains("mediaPresentationDuration=\"PT20.0S\""),
-        "all, not the window"
+        text.contains("mediaPresentationDuration=\"PT8M40.0S\""),
+        "to the end of the title"
     );
     assert_eq!(values(&text, "r"), ["2", "2"], "three segments are listed");
 }

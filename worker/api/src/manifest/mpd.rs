@@ -36,7 +36,7 @@ pub enum Presentation {
     },
     /// Nothing follows.
     Static {
-        /// End of the last segment minus start of the first, microseconds.
+        /// End of the presentation, microseconds from the period's start.
         duration_us: i64,
     },
 }
