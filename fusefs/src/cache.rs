@@ -25,6 +25,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs::File,
     io::Write,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -198,7 +199,10 @@ impl SegmentCache {
     pub fn new(config: &CacheConfig, source: Arc<dyn SegmentSource>) -> std::io::Result<Arc<Self>> {
         let (dir, private) = match &config.dir {
             Some(dir) => {
-                std::fs::create_dir_all(dir)?;
+                std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(dir)?;
                 (dir.clone(), None)
             }
             None => {
@@ -292,6 +296,26 @@ impl SegmentCache {
     /// Drops a file; its bytes come back when the last reader closes it.
     pub fn remove(&self, key: &FileKey) {
         let dropped = self.shelf.lock().entries.pop(key);
+        drop(dropped);
+    }
+
+    /// Drops what belongs to none of these sessions and to no binding: nobody can name it any more.
+    pub fn sweep(&self, sessions: &HashSet<u64>) {
+        let mut dropped = Vec::new();
+        {
+            let mut shelf = self.shelf.lock();
+            let keys: Vec<FileKey> = shelf
+                .entries
+                .iter()
+                .filter(|(key, entry)| {
+                    entry.owner.is_none() && entry.is_closed() && !sessions.contains(&key.session)
+                })
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in keys {
+                dropped.extend(shelf.entries.pop(&key));
+            }
+        }
         drop(dropped);
     }
 
@@ -397,7 +421,7 @@ impl SegmentCache {
                     let (cache, file) = (self.clone(), file.clone());
                     tokio::spawn(async move {
                         let outcome = cache.attempts(&file, room).await;
-                        cache.land(FileKey::of(&file), &outcome);
+                        cache.land(&FileKey::of(&file), &outcome);
                         // Nobody may wait any more.
                         let _ = tell.send(Some(outcome));
                     });
@@ -408,7 +432,7 @@ impl SegmentCache {
         join(flight).await
     }
 
-    fn land(&self, key: FileKey, outcome: &Result<Arc<CacheFile>, FetchError>) {
+    fn land(&self, key: &FileKey, outcome: &Result<Arc<CacheFile>, FetchError>) {
         let mut flights = self.flights.lock();
         if let Ok(file) = outcome {
             let mut shelf = self.shelf.lock();
@@ -422,7 +446,7 @@ impl SegmentCache {
             };
             shelf.entries.put(key.clone(), entry);
         }
-        flights.remove(&key);
+        flights.remove(key);
     }
 
     async fn attempts(&self, file: &RemoteFile, room: Room) -> Result<Arc<CacheFile>, FetchError> {

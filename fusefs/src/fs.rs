@@ -179,7 +179,7 @@ impl BeamFs {
     }
 
     /// Changes attributes.
-    pub fn setattr(&self, number: u64, change: Change) -> Result<Entry> {
+    pub fn setattr(&self, number: u64, change: &Change) -> Result<Entry> {
         let inode = self.inodes.get(number)?;
         let Node::Upper(node) = &inode.node else {
             return Err(Error::WorkerMade);
@@ -301,14 +301,14 @@ fn file_attr(number: u64, size: u64, perm: u16, time: SystemTime, owner: (u32, u
 }
 
 fn upper_attr(number: u64, stat: &Stat) -> FileAttr {
-    let mtime = time(stat.st_mtime as i64, stat.st_mtime_nsec as u32);
+    let mtime = time(stat.st_mtime, stat.st_mtime_nsec as u32);
     FileAttr {
         ino: INodeNo(number),
         size: stat.st_size as u64,
         blocks: stat.st_blocks as u64,
-        atime: time(stat.st_atime as i64, stat.st_atime_nsec as u32),
+        atime: time(stat.st_atime, stat.st_atime_nsec as u32),
         mtime,
-        ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec as u32),
         crtime: mtime,
         kind: kind(rustix::fs::FileType::from_raw_mode(stat.st_mode)),
         perm: (stat.st_mode & 0o7777) as u16,

@@ -195,7 +195,7 @@ impl Filesystem for Adapter {
             times,
             handle: fh.map(|fh| fh.0),
         };
-        answer_attr(self.fs.setattr(ino.0, change), reply, "setattr", ino.0);
+        answer_attr(self.fs.setattr(ino.0, &change), reply, "setattr", ino.0);
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {

@@ -43,8 +43,9 @@ use fuser::INodeNo;
 use plexbeam_api::mount::MountInfo;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-/// How often it is looked for bound directories that were removed beneath the mount.
-const PRUNE_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked for bound directories that were removed beneath the mount, and for kept
+/// files that nobody can name any more.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// A live mount. It ends when this is dropped.
 #[derive(Debug)]
@@ -165,14 +166,15 @@ pub fn mount(config: &FsConfig) -> Result<Mounted, SetupError> {
         });
     }
     remote::start(&source, &catalog, &config.remote, crossing.handle());
-    let pruned = Arc::downgrade(&fs);
+    let (tidied, kept, known) = (Arc::downgrade(&fs), cache.clone(), catalog.clone());
     crossing.handle().spawn(async move {
         loop {
-            tokio::time::sleep(PRUNE_EVERY).await;
-            match pruned.upgrade() {
-                Some(fs) => fs.bindings().prune(),
-                None => return,
-            }
+            tokio::time::sleep(TIDY_EVERY).await;
+            let Some(fs) = tidied.upgrade() else {
+                return;
+            };
+            fs.bindings().prune();
+            kept.sweep(&known.uids());
         }
     });
     Ok(Mounted {

@@ -85,7 +85,7 @@ pub fn start(
         }
     };
     let secret = remote.api_key.clone().or_else(|| own_secret.clone());
-    let secret = Arc::new(secret.ok_or_else(|| SetupError::MediaNeedsKey(address))?);
+    let secret = Arc::new(secret.ok_or(SetupError::MediaNeedsKey(address))?);
     let app = app(secret);
     let _in_runtime = runtime.enter();
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;

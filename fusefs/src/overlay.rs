@@ -290,11 +290,12 @@ impl UpperNode {
         flags: fs::RenameFlags,
     ) -> Result<()> {
         let (name, to_name) = (component(name)?, component(to_name)?);
-        Ok(if flags.is_empty() {
-            fs::renameat(&self.fd, name, &to.fd, to_name)?
+        if flags.is_empty() {
+            fs::renameat(&self.fd, name, &to.fd, to_name)?;
         } else {
-            fs::renameat_with(&self.fd, name, &to.fd, to_name, flags)?
-        })
+            fs::renameat_with(&self.fd, name, &to.fd, to_name, flags)?;
+        }
+        Ok(())
     }
 
     /// Target of a symbolic link.
@@ -323,11 +324,12 @@ impl UpperNode {
 
     /// `utimensat`.
     pub fn set_times(&self, times: &Timestamps) -> Result<()> {
-        Ok(if self.kind == FileType::Symlink {
-            fs::utimensat(&self.fd, "", times, AtFlags::EMPTY_PATH)?
+        if self.kind == FileType::Symlink {
+            fs::utimensat(&self.fd, "", times, AtFlags::EMPTY_PATH)?;
         } else {
-            fs::utimensat(fs::CWD, magic(&self.fd), times, AtFlags::empty())?
-        })
+            fs::utimensat(fs::CWD, magic(&self.fd), times, AtFlags::empty())?;
+        }
+        Ok(())
     }
 
     /// `truncate`.

@@ -61,12 +61,12 @@ impl RunError {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: CliArgs) -> Result<(), RunError> {
+pub(crate) fn run(args: &CliArgs) -> Result<(), RunError> {
     if !args.stays() {
         return in_background();
     }
     let tell_parent = args.tell_parent;
-    let outcome = stay(&args);
+    let outcome = stay(args);
     if let Err(error) = &outcome
         && tell_parent
     {

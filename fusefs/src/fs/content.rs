@@ -32,6 +32,10 @@ const MAX_PLAYLIST: usize = 16 << 20;
 /// Longest pause between two attempts of a waiting read.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
+/// Flags of an open that are not for our descriptor. `O_DIRECT` would ask for aligned buffers where
+/// the kernel does not pass the file through; where it does, it opens the file anew.
+const NOT_OURS: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::DIRECT);
+
 /// Registers a descriptor for passthrough.
 pub type Register<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<BackingId>;
 
@@ -67,7 +71,7 @@ impl BeamFs {
         let flags = OFlags::from_bits_retain(flags as u32);
         match &inode.node {
             Node::Upper(node) => {
-                let fd = node.open(flags.difference(OFlags::CREATE | OFlags::EXCL))?;
+                let fd = node.open(flags.difference(NOT_OURS))?;
                 Ok(self.opened_upper(inode, fd, register))
             }
             Node::Held(held) => {

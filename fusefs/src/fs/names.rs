@@ -122,7 +122,7 @@ impl BeamFs {
         let dir = parent.upper_dir()?;
         let bound = self.bound(dir);
         let _claim = claim(bound.as_ref(), name)?;
-        let flags = OFlags::from_bits_retain(flags as u32);
+        let flags = OFlags::from_bits_retain(flags as u32).difference(OFlags::DIRECT);
         let (fd, _) = dir.create(name, flags, Mode::from_raw_mode(mode & 0o7777), owner)?;
         let (node, _) = UpperNode::behind(&fd)?;
         let inode = self
@@ -265,7 +265,8 @@ impl BeamFs {
                     .collect();
                 let is_root = inode.number == ROOT;
                 for (name, child_kind, _) in dir.list()? {
-                    if !taken.contains(name.as_os_str()) && !(is_root && name == SESSIONS) {
+                    let hidden = taken.contains(name.as_os_str()) || is_root && name == SESSIONS;
+                    if !hidden {
                         names.push(entry(None, kind(child_kind), &name));
                     }
                 }

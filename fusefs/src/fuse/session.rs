@@ -112,8 +112,13 @@ fn alive(path: &Path) -> Option<io::Result<bool>> {
     let (tell, told) = mpsc::channel();
     let path = path.to_path_buf();
     std::thread::spawn(move || {
+        let look = || {
+            // The kernel remembers attributes of a dead mount for a while; these figures it asks for.
+            rustix::fs::statfs(&path)?;
+            Ok(std::fs::metadata(&path)?.is_dir())
+        };
         // Nobody may listen any more.
-        let _ = tell.send(std::fs::metadata(path).map(|meta| meta.is_dir()));
+        let _ = tell.send(look());
     });
     told.recv_timeout(LIFE_SIGN).ok()
 }

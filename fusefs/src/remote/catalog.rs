@@ -320,9 +320,19 @@ impl Catalog {
         names
     }
 
+    /// The `uid`s of all sessions that the workers have.
+    pub fn uids(&self) -> HashSet<u64> {
+        let mut uids = HashSet::new();
+        for worker in &self.workers {
+            let known = worker.known.lock();
+            uids.extend(known.sessions.values().map(|session| session.origin.uid));
+        }
+        uids
+    }
+
     /// A connection began. Gives the sessions that the coming listing must name, else they are
     /// gone.
-    pub(super) fn hello(&self, worker: usize, id: Id, boot: Id) -> Vec<Id> {
+    pub(super) fn hello(&self, worker: usize, id: Id, boot: &Id) -> Vec<Id> {
         let lost = {
             let mut known = self.workers[worker].known.lock();
             known.ended.clear();
@@ -330,7 +340,7 @@ impl Catalog {
             if known
                 .boot
                 .replace(boot.clone())
-                .is_some_and(|before| before != boot)
+                .is_some_and(|before| before != *boot)
             {
                 std::mem::take(&mut known.sessions)
             } else {

@@ -63,7 +63,7 @@ async fn connection(
         while let Some(data) = lines.next_event() {
             match serde_json::from_str::<WorkerEvent>(&data) {
                 Ok(WorkerEvent::Hello { worker: id, boot }) => {
-                    let expected = catalog.hello(worker, id, boot);
+                    let expected = catalog.hello(worker, id, &boot);
                     let (source, catalog) = (source.clone(), catalog.clone());
                     listing.abort_all();
                     listing.spawn(async move { list(&source, &catalog, worker, expected).await });

@@ -1,0 +1,414 @@
+//! Bound directories: P2, P3 and the rules of removal.
+
+use crate::support::*;
+use plexbeam_api::mount::{Held, WorkerRow, XATTR_HELD, XATTR_MOUNT, XATTR_SOURCE, XATTR_WORKERS};
+use rustix::io::Errno;
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::fs::MetadataExt,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+/// P2, and P3 as the cartridge relies on it.
+#[test]
+fn a_name_appears_when_its_bytes_are_whole_and_here() {
+    if !can_mount() {
+        return;
+    }
+    for passthrough in [true, false] {
+        let env = Env::with(|config| config.passthrough = passthrough);
+        env.worker.new_session("s1");
+        let dir = env.bind("play", "s1");
+        let name = media_name(0, 1);
+        env.worker.lock().halved.insert(name.clone());
+        let bytes = env.worker.publish_media("s1", 0, 1, 300_000);
+        eventually("the first half was sent", || {
+            env.worker.lock().halves_sent == 1
+        });
+
+        assert_eq!(errno(fs::metadata(dir.join(&name))), Errno::NOENT);
+        assert_eq!(errno(fs::File::open(dir.join(&name))), Errno::NOENT);
+        assert!(names(&dir).is_empty());
+        assert_eq!(
+            get_attribute(&dir, &format!("{XATTR_HELD}.{name}")),
+            Err(Errno::AGAIN)
+        );
+
+        env.worker.open_gate();
+        let held: Held = serde_json::from_str(&env.wait_held("play", &name).unwrap()).unwrap();
+        assert_eq!((held.size, held.name.as_str()), (300_000, name.as_str()));
+        // From here on there is no waiting: announced is held.
+        assert_eq!(fs::metadata(dir.join(&name)).unwrap().len(), 300_000);
+        assert_eq!(names(&dir), [name.as_str()]);
+        assert_eq!(fs::read(dir.join(&name)).unwrap(), bytes);
+        assert_eq!(env.worker.asked(&name), 1);
+        let list: Vec<Held> =
+            serde_json::from_str(&get_attribute(&dir, XATTR_HELD).unwrap()).unwrap();
+        assert_eq!(list, [held]);
+    }
+}
+
+#[test]
+fn damage_is_fetched_again_and_never_shown() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let dir = env.bind("play", "s1");
+    let (bad, once, good) = (media_name(0, 1), media_name(0, 2), media_name(0, 3));
+    env.worker.lock().damage.insert(bad.clone(), u32::MAX);
+    env.worker.lock().damage.insert(once.clone(), 1);
+    env.worker.publish_media("s1", 0, 1, 5_000);
+    let bytes = env.worker.publish_media("s1", 0, 2, 5_000);
+    env.worker.publish_media("s1", 0, 3, 5_000);
+
+    env.wait_held("play", &once).unwrap();
+    env.wait_held("play", &good).unwrap();
+    assert_eq!(env.wait_held("play", &bad), Err(Errno::NODATA));
+    assert_eq!(env.worker.asked(&bad), 3);
+    assert_eq!(env.worker.asked(&once), 2);
+    assert_eq!(names(&dir), [once.clone(), good]);
+    assert_eq!(fs::read(dir.join(once)).unwrap(), bytes);
+    // Nor does it come in by the other door.
+    let read = fs::read(env.path("sessions/s1").join(&bad));
+    assert_eq!(errno(read), Errno::IO);
+}
+
+/// P1 of the removal: PMS's `rm -r` comes to its end at once, however fast the worker publishes.
+#[test]
+fn rm_r_succeeds_in_a_publish_storm() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    for round in 0..40 {
+        let session = format!("storm-{round}");
+        env.worker.new_session(&session);
+        let dir = env.bind(&session, &session);
+        fs::write(dir.join("temp-0.srt"), "1\n").unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut number = 1;
+                while !stop.load(Ordering::Relaxed) && number < 2_000 {
+                    env.worker.publish_media(&session, 0, number, 2_000);
+                    number += 1;
+                }
+            });
+            // Rounds meet the storm at different points.
+            let met = media_name(0, 1 + round * 2);
+            env.wait_held(&session, &met).unwrap();
+            let output = Command::new("rm").arg("-r").arg(&dir).output().unwrap();
+            stop.store(true, Ordering::Relaxed);
+            assert!(output.status.success(), "round {round}: {output:?}");
+        });
+        assert_eq!(errno(fs::metadata(&dir)), Errno::NOENT);
+        eventually("the session is ended", || {
+            env.worker.lock().ended.contains(&id(&session))
+        });
+    }
+    eventually("all bytes came back", || env.cache_usage().used == 0);
+}
+
+#[test]
+fn rmdir_needs_an_empty_upper_layer_only_and_ends_the_session() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let dir = env.bind("play", "s1");
+    env.worker.publish_media("s1", 0, 1, 5_000);
+    env.wait_held("play", &media_name(0, 1)).unwrap();
+    fs::write(dir.join("mine"), "x").unwrap();
+    assert_eq!(errno(fs::remove_dir(&dir)), Errno::NOTEMPTY);
+    fs::remove_file(dir.join("mine")).unwrap();
+    let mut open = fs::File::open(dir.join(media_name(0, 1))).unwrap();
+    fs::remove_dir(&dir).unwrap();
+    assert!(!names(&env.path("")).contains(&"play".to_owned()));
+    eventually("the session is ended", || {
+        env.worker.lock().ended == [id("s1")]
+    });
+    eventually("the session is not shown", || {
+        names(&env.path("sessions")).is_empty()
+    });
+    // Who has it open reads on, and its bytes count until then.
+    let mut content = Vec::new();
+    open.read_to_end(&mut content).unwrap();
+    assert_eq!(content.len(), 5_000);
+    assert!(env.cache_usage().used >= 5_000);
+    drop(open);
+    eventually("all bytes came back", || env.cache_usage().used == 0);
+    // The name is free again, and unbound.
+    fs::create_dir(&dir).unwrap();
+    assert_eq!(get_attribute(&dir, XATTR_HELD), Err(Errno::NODATA));
+}
+
+#[test]
+fn the_first_removal_freezes_the_binding() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let dir = env.bind("play", "s1");
+    let (one, two, three) = (media_name(0, 1), media_name(0, 2), media_name(0, 3));
+    env.worker.publish_media("s1", 0, 1, 5_000);
+    env.worker.publish_media("s1", 0, 2, 5_000);
+    env.wait_held("play", &one).unwrap();
+    env.wait_held("play", &two).unwrap();
+    fs::remove_file(dir.join(&one)).unwrap();
+    env.worker.publish_media("s1", 0, 3, 5_000);
+    eventually("the mount knows of the third", || {
+        names(&env.path("sessions/s1")).contains(&three)
+    });
+    assert_eq!(env.wait_held("play", &three), Err(Errno::NODATA));
+    assert_eq!(env.wait_held("play", &one), Err(Errno::NODATA));
+    assert_eq!(names(&dir), [two]);
+    assert_eq!(env.bind_again("play", "s1", 2), Err(Errno::STALE));
+    // The name is the upper layer's now.
+    fs::write(dir.join(&one), "local").unwrap();
+    assert_eq!(fs::read(dir.join(&one)).unwrap(), b"local");
+}
+
+#[test]
+fn the_upper_layer_wins_for_names_never_held() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let dir = env.bind("play", "s1");
+    let (mine, theirs) = (media_name(0, 1), media_name(0, 2));
+    fs::write(dir.join(&mine), "local").unwrap();
+    env.worker.publish_media("s1", 0, 1, 5_000);
+    let bytes = env.worker.publish_media("s1", 0, 2, 5_000);
+    env.wait_held("play", &theirs).unwrap();
+    assert_eq!(env.wait_held("play", &mine), Err(Errno::NODATA));
+    assert_eq!(fs::read(dir.join(&mine)).unwrap(), b"local");
+
+    // A held name keeps its bytes against everything but its removal.
+    let theirs = dir.join(theirs);
+    assert_eq!(errno(fs::write(&theirs, "other")), Errno::PERM);
+    assert_eq!(
+        errno(fs::OpenOptions::new().append(true).open(&theirs)),
+        Errno::PERM
+    );
+    assert_eq!(errno(fs::rename(dir.join(&mine), &theirs)), Errno::PERM);
+    assert_eq!(errno(fs::rename(&theirs, dir.join("moved"))), Errno::XDEV);
+    assert_eq!(
+        errno(fs::hard_link(&theirs, dir.join("linked"))),
+        Errno::XDEV
+    );
+    assert_eq!(errno(fs::create_dir(&theirs)), Errno::EXIST);
+    assert_eq!(fs::read(&theirs).unwrap(), bytes);
+    // `mv` copies where it cannot move.
+    let moved = Command::new("mv")
+        .arg(&theirs)
+        .arg(env.path("moved"))
+        .status()
+        .unwrap();
+    assert!(moved.success());
+    assert_eq!(fs::read(env.path("moved")).unwrap(), bytes);
+}
+
+#[test]
+fn only_this_mounts_workers_and_higher_epochs_are_taken() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    env.worker.new_session("s2");
+    let dir = env.path("play");
+    fs::create_dir(&dir).unwrap();
+    assert_eq!(set(&dir, XATTR_SOURCE, b"{"), Err(Errno::INVAL));
+    assert_eq!(
+        set(&dir, XATTR_SOURCE, b"{\"worker\":\"../x\"}"),
+        Err(Errno::INVAL)
+    );
+    assert_eq!(
+        set(&dir, XATTR_SOURCE, &binding("worker-1", "s1", 0)),
+        Err(Errno::INVAL)
+    );
+    assert_eq!(
+        set(&dir, XATTR_SOURCE, &binding("worker-2", "s1", 1)),
+        Err(Errno::PERM)
+    );
+    assert_eq!(get_attribute(&dir, XATTR_HELD), Err(Errno::NODATA));
+    assert_eq!(
+        set(&env.path(""), XATTR_SOURCE, &binding("worker-1", "s1", 1)),
+        Err(Errno::PERM)
+    );
+    fs::write(env.path("file"), "").unwrap();
+    let on_file = set(
+        &env.path("file"),
+        XATTR_SOURCE,
+        &binding("worker-1", "s1", 1),
+    );
+    assert_eq!(on_file, Err(Errno::NOTDIR));
+
+    assert_eq!(env.bind_again("play", "s1", 5), Ok(()));
+    assert_eq!(get_attribute(&dir, XATTR_HELD).as_deref(), Ok("[]"));
+    for epoch in [1, 5] {
+        assert_eq!(env.bind_again("play", "s2", epoch), Err(Errno::STALE));
+    }
+    // What is held stays with a higher epoch; the rest comes from the new session.
+    let held = env.worker.publish_media("s1", 0, 1, 5_000);
+    env.wait_held("play", &media_name(0, 1)).unwrap();
+    assert_eq!(env.bind_again("play", "s2", 6), Ok(()));
+    env.worker.publish_media("s1", 0, 3, 5_000);
+    let other = bytes_of(77, 4_000);
+    env.worker.publish(
+        "s2",
+        segment(&media_name(0, 1), &other, Some(0), Some(1)),
+        &other,
+    );
+    env.worker.publish(
+        "s2",
+        segment(&media_name(0, 2), &other, Some(0), Some(2)),
+        &other,
+    );
+    env.wait_held("play", &media_name(0, 2)).unwrap();
+    assert_eq!(fs::read(dir.join(media_name(0, 1))).unwrap(), held);
+    assert_eq!(fs::read(dir.join(media_name(0, 2))).unwrap(), other);
+    assert_eq!(names(&dir).len(), 2);
+    // Both end with the directory.
+    fs::remove_dir(&dir).unwrap();
+    eventually("both are ended", || env.worker.lock().ended.len() == 2);
+}
+
+#[test]
+fn the_token_is_shown_to_nobody() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let dir = env.bind("play", "s1");
+    assert_eq!(get_attribute(&dir, XATTR_SOURCE), Err(Errno::ACCESS));
+    set(&dir, "user.other", b"seen").unwrap();
+    let mut list = vec![0; 1 << 16];
+    let len = rustix::fs::listxattr(&dir, list.as_mut_slice()).unwrap();
+    assert_eq!(&list[..len], b"user.other\0");
+    assert_eq!(get_attribute(&dir, "user.other").as_deref(), Ok("seen"));
+    for ours in [XATTR_SOURCE, XATTR_MOUNT] {
+        assert_eq!(rustix::fs::removexattr(&dir, ours), Err(Errno::PERM));
+    }
+    assert_eq!(set(&dir, XATTR_MOUNT, b"x"), Err(Errno::PERM));
+    let info = get_attribute(&dir, XATTR_MOUNT).unwrap();
+    assert!(!info.contains("secret") && !info.contains(KEY), "{info}");
+    let rows: Vec<WorkerRow> =
+        serde_json::from_str(&get_attribute(&dir, XATTR_WORKERS).unwrap()).unwrap();
+    assert_eq!(rows.len(), 1);
+    assert!(rows[0].live, "{rows:?}");
+    assert_eq!(
+        (rows[0].worker.clone(), rows[0].free),
+        (Some(id("worker-1")), 3)
+    );
+}
+
+#[test]
+fn a_file_that_will_not_come_is_told_at_once() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let dir = env.bind("play", "s1");
+    env.worker.publish_media("s1", 0, 1, 5_000);
+    assert_eq!(env.wait_held("play", "temp-0.srt"), Err(Errno::NODATA));
+    let late = format!("{XATTR_HELD}.{}", media_name(0, 2));
+    assert_eq!(get_attribute(&dir, &late), Err(Errno::AGAIN));
+    env.worker.finish("s1");
+    assert_eq!(env.wait_held("play", &media_name(0, 2)), Err(Errno::NODATA));
+    // What did come is held all the same.
+    env.wait_held("play", &media_name(0, 1)).unwrap();
+}
+
+#[test]
+fn a_broken_event_stream_loses_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let dir = env.bind("play", "s1");
+    for number in 1..=20 {
+        env.worker.break_streams();
+        env.worker.publish_media("s1", 0, number, 3_000);
+    }
+    for number in 1..=20 {
+        env.wait_held("play", &media_name(0, number)).unwrap();
+    }
+    assert_eq!(names(&dir).len(), 20);
+}
+
+/// A worker that starts anew has none of its sessions; what is held stays readable.
+#[test]
+fn held_files_outlive_their_worker() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let dir = env.bind("play", "s1");
+    let bytes = env.worker.publish_media("s1", 0, 1, 50_000);
+    env.wait_held("play", &media_name(0, 1)).unwrap();
+    {
+        let mut fake = env.worker.lock();
+        fake.boot = "boot-2".into();
+        fake.sessions.clear();
+    }
+    env.worker.break_streams();
+    eventually("the session is not shown", || {
+        names(&env.path("sessions")).is_empty()
+    });
+    assert_eq!(fs::read(dir.join(media_name(0, 1))).unwrap(), bytes);
+    assert_eq!(env.wait_held("play", &media_name(0, 2)), Err(Errno::NODATA));
+}
+
+/// P4: a worker that answers nothing holds up its reader only, and that one until the deadline.
+#[test]
+fn a_frozen_worker_delays_one_read_up_to_its_deadline() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::with(|config| config.read_deadline = Duration::from_secs(2));
+    env.worker.new_session("s1");
+    env.worker.publish_media("s1", 0, 1, 50_000);
+    let path = env.path("sessions/s1").join(media_name(0, 1));
+    eventually("the file is listed", || path.exists());
+    env.worker.lock().frozen = true;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut file = fs::File::open(&path).unwrap();
+            file.read(&mut [0; 100])
+        });
+        eventually("the reader waits", || {
+            env.worker.asked(&media_name(0, 1)) > 0
+        });
+        // Nothing else waits with it.
+        assert_eq!(fs::metadata(&path).unwrap().size(), 50_000);
+        assert_eq!(names(path.parent().unwrap()).len(), 1);
+        fs::create_dir(env.path("d")).unwrap();
+        fs::File::create(env.path("d/f"))
+            .unwrap()
+            .write_all(b"x")
+            .unwrap();
+        fs::remove_file(env.path("d/f")).unwrap();
+        let second = fs::File::open(&path).unwrap();
+        drop(second);
+        assert!(!reader.is_finished());
+        assert_eq!(errno(reader.join().unwrap()), Errno::TIMEDOUT);
+    });
+    // It was the worker, not the mount.
+    env.worker.lock().frozen = false;
+    eventually("it reads again", || {
+        fs::read(&path).is_ok_and(|bytes| bytes.len() == 50_000)
+    });
+}

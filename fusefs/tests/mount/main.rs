@@ -1,0 +1,9 @@
+//! Real mounts, with a fake worker that publishes real bytes. They need root and `/dev/fuse`; where
+//! that is missing they say so loudly and do nothing.
+
+mod binding;
+mod cache;
+mod media;
+mod overlay;
+mod sessions;
+mod support;

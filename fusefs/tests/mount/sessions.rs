@@ -1,0 +1,115 @@
+//! `sessions/`: useful with no cartridge at all.
+
+use crate::support::*;
+use plexbeam_api::segment::SegmentKind;
+use rustix::io::Errno;
+use std::{fs, io::Read, os::unix::fs::MetadataExt};
+
+#[test]
+fn sessions_show_all_files_and_fetch_them_when_read() {
+    if !can_mount() {
+        return;
+    }
+    for passthrough in [true, false] {
+        let env = Env::with(|config| config.passthrough = passthrough);
+        env.worker.new_session("s1");
+        let bytes = env.worker.publish_media("s1", 0, 1, 700_001);
+        let dir = env.path("sessions/s1");
+        let path = dir.join(media_name(0, 1));
+        eventually("the file is listed", || path.exists());
+        eventually("the session's time is known", || {
+            fs::metadata(&dir).unwrap().mtime() == 1_700_000_000
+        });
+        assert_eq!(names(&env.path("")), ["sessions"]);
+        assert_eq!(names(&env.path("sessions")), ["s1"]);
+        assert_eq!(names(&dir), [media_name(0, 1)]);
+        let (meta, dir_meta) = (fs::metadata(&path).unwrap(), fs::metadata(&dir).unwrap());
+        assert_eq!((meta.len(), meta.mode() & 0o7777), (700_001, 0o640));
+        assert_eq!(dir_meta.mode() & 0o7777, 0o750);
+        assert_eq!(env.worker.asked(&media_name(0, 1)), 0);
+        for _ in 0..3 {
+            assert!(fs::read(&path).unwrap() == bytes);
+        }
+        assert_eq!(env.worker.asked(&media_name(0, 1)), 1);
+
+        assert_eq!(errno(fs::write(&path, "x")), Errno::PERM);
+        assert_eq!(errno(fs::remove_file(&path)), Errno::PERM);
+        assert_eq!(errno(fs::remove_dir(&dir)), Errno::PERM);
+        assert_eq!(errno(fs::remove_dir(env.path("sessions"))), Errno::PERM);
+        assert_eq!(errno(fs::write(dir.join("new"), "x")), Errno::PERM);
+        assert_eq!(errno(fs::create_dir(env.path("sessions"))), Errno::EXIST);
+        assert_eq!(
+            errno(fs::metadata(env.path("sessions/../sessions/nope"))),
+            Errno::NOENT
+        );
+
+        let mut open = fs::File::open(&path).unwrap();
+        env.worker.drop_session("s1");
+        eventually("the session vanishes", || fs::metadata(&dir).is_err());
+        assert!(names(&env.path("sessions")).is_empty());
+        let mut content = Vec::new();
+        open.read_to_end(&mut content).unwrap();
+        assert!(content == bytes);
+    }
+}
+
+#[test]
+fn a_playlist_is_always_current() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let path = env.path("sessions/s1/index.m3u8");
+    let mut text = String::from("#EXTM3U\n");
+    for number in 1..=30 {
+        text.push_str(&format!("media-{number:05}.ts\n"));
+        let bytes = bytes::Bytes::from(text.clone());
+        let mut playlist = segment("index.m3u8", &bytes, None, None);
+        playlist.kind = SegmentKind::Playlist;
+        env.worker.publish("s1", playlist, &bytes);
+        eventually("the playlist is there", || path.exists());
+        // Its content is asked for; its size follows the events.
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        eventually("its size follows", || {
+            fs::metadata(&path).unwrap().len() == text.len() as u64
+        });
+    }
+}
+
+/// `sessions` in the backing folder is hidden, not lost.
+#[test]
+fn our_sessions_hide_the_folders_own() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::with(|config| {
+        let backing = config.mountpoint.parent().unwrap().join("backing");
+        fs::create_dir_all(backing.join("sessions")).unwrap();
+        fs::write(backing.join("sessions/mine"), "x").unwrap();
+        fs::write(backing.join("plain"), "y").unwrap();
+        config.backing = Some(backing);
+    });
+    assert_eq!(names(&env.path("")), ["plain", "sessions"]);
+    assert!(names(&env.path("sessions")).is_empty());
+    assert!(env.dir.path().join("backing/sessions/mine").exists());
+}
+
+/// The mount is a plain folder when no worker can be reached, and when the key is wrong.
+#[test]
+fn no_worker_means_a_plain_folder() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::with(|config| config.remote.api_key = None);
+    fs::write(env.path("file"), "x").unwrap();
+    assert_eq!(fs::read(env.path("file")).unwrap(), b"x");
+    assert!(names(&env.path("sessions")).is_empty());
+    let rows = get_attribute(&env.path(""), plexbeam_api::mount::XATTR_WORKERS).unwrap();
+    assert!(
+        rows.contains("\"live\":false") && rows.contains("refuses the key"),
+        "{rows}"
+    );
+    fs::create_dir(env.path("play")).unwrap();
+    assert_eq!(env.bind_again("play", "s1", 1), Err(Errno::PERM));
+}

@@ -1,0 +1,254 @@
+//! The program as it is started and stopped. Needs root and `/dev/fuse`; where that is missing the
+//! tests say so loudly and do nothing.
+
+use std::{
+    fs,
+    os::unix::{fs::MetadataExt, fs::PermissionsExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+fn can_mount() -> bool {
+    let possible = rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists();
+    if !possible {
+        eprintln!("\n*** SKIPPED: this test needs root and /dev/fuse ***\n");
+    }
+    possible
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A mountpoint that is taken back at the end, whatever happened.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(dir.path().join("mnt")).unwrap();
+        fs::write(dir.path().join("mnt/below"), "local").unwrap();
+        Place { dir }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plexbeam-mount"));
+        // Nothing listens there: the mount must come up all the same.
+        command
+            .arg(self.path())
+            .args(["--worker", "http://127.0.0.1:9"]);
+        command.env("PLEXBEAM_CACHE_DIR", self.dir.path().join("cache"));
+        command
+    }
+
+    fn is_mounted(&self) -> bool {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        table
+            .lines()
+            .any(|line| line.split(' ').nth(4) == self.path().to_str())
+    }
+
+    fn foreground(&self, with: impl FnOnce(&mut Command)) -> Child {
+        let mut command = self.command();
+        command.arg("--foreground").stderr(Stdio::null());
+        with(&mut command);
+        let child = command.spawn().unwrap();
+        eventually("it is mounted", || {
+            self.is_mounted() && self.path().join("sessions").exists()
+        });
+        child
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        while self.is_mounted() {
+            let flags = rustix::mount::UnmountFlags::DETACH;
+            if rustix::mount::unmount(self.path(), flags).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn kill(child: &Child, signal: &str) {
+    let status = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn it_returns_when_it_is_mounted_and_ends_with_the_mount() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let output = place.command().output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    // No waiting from here on: the kernel has agreed.
+    assert!(place.is_mounted());
+    assert_eq!(fs::read(place.path().join("below")).unwrap(), b"local");
+    assert!(place.path().join("sessions").is_dir());
+    fs::write(place.path().join("new"), "x").unwrap();
+
+    let again = place.command().output().unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again).contains("already mounted"), "{again:?}");
+
+    assert!(
+        Command::new("umount")
+            .arg(place.path())
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(!place.is_mounted());
+    assert_eq!(fs::read(place.path().join("new")).unwrap(), b"x");
+}
+
+#[test]
+fn sigterm_and_sigint_unmount_cleanly() {
+    if !can_mount() {
+        return;
+    }
+    for signal in ["-TERM", "-INT"] {
+        let place = Place::new();
+        let mut child = place.foreground(|_| {});
+        // A file that is still open does not keep it.
+        let open = fs::File::open(place.path().join("below")).unwrap();
+        kill(&child, signal);
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{signal}: {:?}", status.signal());
+        assert!(!place.is_mounted());
+        assert_eq!(fs::read(place.path().join("below")).unwrap(), b"local");
+        drop(open);
+    }
+}
+
+#[test]
+fn a_stale_mount_is_cleared_at_start() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut child = place.foreground(|_| {});
+    kill(&child, "-KILL");
+    child.wait().unwrap();
+    let stale = rustix::fs::statfs(place.path()).unwrap_err();
+    assert_eq!(stale, rustix::io::Errno::NOTCONN);
+    let mut child = place.foreground(|_| {});
+    assert_eq!(fs::read(place.path().join("below")).unwrap(), b"local");
+    kill(&child, "-TERM");
+    assert!(child.wait().unwrap().success());
+    // The dead one is gone from beneath, too.
+    assert!(!place.is_mounted());
+    assert_eq!(fs::read(place.path().join("below")).unwrap(), b"local");
+}
+
+#[test]
+fn other_users_are_let_in_when_asked() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let as_user = |script: &str| {
+        Command::new("python3")
+            .args([
+                "-c",
+                &format!("import os,sys; os.setgid(1234); os.setuid(1234); {script}"),
+            ])
+            .arg(place.path())
+            .output()
+            .unwrap()
+    };
+    let mut child = place.foreground(|_| {});
+    assert!(!as_user("os.stat(sys.argv[1] + '/below')").status.success());
+    kill(&child, "-TERM");
+    assert!(child.wait().unwrap().success());
+
+    let mut child = place.foreground(|command| {
+        command.env("PLEXBEAM_ALLOW_OTHER", "true");
+    });
+    let dir = place.path().join("own");
+    fs::create_dir(&dir).unwrap();
+    std::os::unix::fs::chown(&dir, Some(1234), Some(1234)).unwrap();
+    let output = as_user("open(sys.argv[1] + '/own/file', 'w').write('x')");
+    assert!(output.status.success(), "{output:?}");
+    let meta = fs::metadata(dir.join("file")).unwrap();
+    assert_eq!(
+        (meta.uid(), meta.gid(), meta.mode() & 0o777),
+        (1234, 1234, 0o644)
+    );
+    assert!(
+        !as_user("os.listdir(sys.argv[1] + '/sessions')")
+            .status
+            .success()
+    );
+    kill(&child, "-TERM");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn wrong_use_is_told_with_its_remedy() {
+    let place = Place::new();
+    let refused = |arguments: &[&str], code: i32, words: &str| {
+        let output = place.command().args(arguments).output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {output:?}"
+        );
+        assert!(text(&output).contains(words), "{arguments:?}: {output:?}");
+        assert!(!place.is_mounted());
+    };
+    refused(
+        &["--worker", "https://gpu:1"],
+        2,
+        "https to a worker is not there yet",
+    );
+    refused(&["--worker", "gpu"], 2, "http://HOST:PORT");
+    refused(&["--cache-size", "many"], 2, "2GiB");
+    refused(&["--read-deadline", "0s"], 2, "20s");
+    refused(&["--export-media", "0.0.0.0:0"], 1, "set --api-key");
+    let inside = place.path().join("cache");
+    refused(
+        &["--cache-dir", inside.to_str().unwrap()],
+        1,
+        "inside the mountpoint",
+    );
+    refused(&["--backing", "/nonexistent/x"], 1, "backing folder");
+    let output = Command::new(env!("CARGO_BIN_EXE_plexbeam-mount"))
+        .arg("/nonexistent")
+        .output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output).contains("make the directory first"),
+        "{output:?}"
+    );
+    // The key is never shown.
+    let help = Command::new(env!("CARGO_BIN_EXE_plexbeam-mount"))
+        .arg("--help")
+        .env("PLEXBEAM_API_KEY", "hunter2")
+        .output()
+        .unwrap();
+    assert!(!String::from_utf8_lossy(&help.stdout).contains("hunter2"));
+}
