@@ -370,9 +370,9 @@ impl Worker {
             .unwrap_or_else(|e| panic!("GET /status/{job}: {e}"))
     }
 
-    /// Bytes that its spool takes on disk.
+    /// Bytes that its spool takes on disk, files without a name included.
     pub fn spool_bytes(&self) -> u64 {
-        bytes_under(&self.spool)
+        bytes_under(&self.spool) + unlinked_bytes(self.process.id(), &self.spool)
     }
 }
 

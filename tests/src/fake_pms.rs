@@ -425,7 +425,7 @@ impl Run<'_> {
         let job = Arc::new(Job::new(
             shape.clone(),
             dir.clone(),
-            startup::Expected::of(&play.media, &shape),
+            startup::Expected::of(&play.media),
             play.throttle_ahead,
         ));
         if let Some(view) = play.worker.clone() {
@@ -465,7 +465,7 @@ impl Run<'_> {
         };
         let wall = started.elapsed();
         if exit.is_some() {
-            job.read_again(8);
+            job.read_again(2);
         }
         let removal = Instant::now();
         if let Err(error) = fs::remove_dir_all(&dir) {

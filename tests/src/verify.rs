@@ -18,8 +18,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Times of frames may differ by the rounding of a millisecond time base.
-pub const ROUNDING: f64 = 0.001;
+/// Times of frames may differ by the rounding of a millisecond time base, once.
+pub const ROUNDING: f64 = 0.0015;
 
 /// What a check of one process needs.
 #[derive(Debug)]

@@ -585,9 +585,24 @@ impl Job {
         let previous = last.checked_sub(1).map(|p| track.end(p));
         let first = track.start(0);
         let is_video = track.media == "video";
+        let video = state.seen.tracks.iter().find(|t| t.media == "video");
+        let video = video.and_then(|v| {
+            let index = v.entries.iter().position(|e| e.0 == number)?;
+            Some(v.start(index))
+        });
         drop(state);
         let what = format!("representation {id} number {number}");
-        self.judge_start(&what, number, start, first, is_video);
+        if is_video || !self.shape.copy_video {
+            self.judge_start(&what, number, start, first, is_video);
+        } else if let Some(video) = video
+            && number > self.shape.first
+            && (start < video - 0.2 || start > video + 0.06)
+        {
+            self.fault(
+                Rule::IllTimed,
+                format!("{what} begins at {start:.4} s, the video's at {video:.4} s"),
+            );
+        }
         // ffmpeg's and Plex's own lists are contiguous to the tick; AAC frames may straddle.
         if let Some(end) = previous
             && (start - end).abs() > 0.06

@@ -1,8 +1,12 @@
 //! The calls that must come before the first announcement (PROTOCOL 6.1), judged against what
 //! `ffprobe` says of the film.
 
-use crate::{argv::Shape, probe};
-use std::{collections::HashMap, path::Path};
+use crate::probe;
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 /// What PMS expects to be told.
 #[derive(Debug, Clone, Default)]
@@ -14,8 +18,20 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// What `ffprobe` says of the film; nothing when it is no media.
-    pub fn of(media: &Path, _shape: &Shape) -> Expected {
+    /// What `ffprobe` says of the film; nothing when it is no media. Asked once per film and
+    /// length, since plays of one film may follow each other quickly.
+    pub fn of(media: &Path) -> Expected {
+        static KNOWN: Mutex<Option<HashMap<(PathBuf, u64), Expected>>> = Mutex::new(None);
+        let size = std::fs::metadata(media).map_or(0, |m| m.len());
+        let mut known = KNOWN.lock();
+        let known = known.get_or_insert_default();
+        known
+            .entry((media.to_owned(), size))
+            .or_insert_with(|| Expected::ask(media))
+            .clone()
+    }
+
+    fn ask(media: &Path) -> Expected {
         let known = std::process::Command::new("ffprobe")
             .args(["-v", "quiet"])
             .arg(media)

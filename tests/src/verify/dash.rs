@@ -117,7 +117,9 @@ fn stream(subject: &mut Subject<'_>, track: &Track, findings: &mut Vec<String>) 
             findings.push(format!("{} decoded alone: {complaint}", fragment.name));
         }
         if track.media == "video" {
-            if let Some(nal) = nal_of(&alone) {
+            if fragment.number == subject.shape.first
+                && let Some(nal) = nal_of(&alone)
+            {
                 subject.nal = nal;
             }
             let pictures = probe::coded_pictures(&alone, subject.nal);

@@ -41,7 +41,9 @@ pub fn check(subject: &mut Subject<'_>) -> Vec<String> {
         if let Some(complaint) = probe::decode_complaint(&alone) {
             findings.push(format!("{name} decoded alone: {complaint}"));
         }
-        if let Some(nal) = nal_of(&alone) {
+        if row.number == subject.shape.first
+            && let Some(nal) = nal_of(&alone)
+        {
             subject.nal = nal;
         }
         subject.pictures(
