@@ -25,7 +25,10 @@ use std::{
         unix::{net::UnixStream as StdUnixStream, process::ExitStatusExt},
     },
     process::{ExitStatus, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -54,6 +57,7 @@ type Tail = Arc<Mutex<VecDeque<String>>>;
 pub struct JobProcess {
     child: Child,
     pid: u32,
+    parked: bool,
     writer: OwnedWriteHalf,
     messages: mpsc::Receiver<FromChild>,
     tail: Tail,
@@ -64,6 +68,11 @@ impl JobProcess {
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// True when it waited as the spare before it was taken.
+    pub fn was_parked(&self) -> bool {
+        self.parked
     }
 
     /// Sends a message, in bounded time.
@@ -128,6 +137,7 @@ pub struct Spawner {
     requests: std::sync::mpsc::Sender<SpawnRequest>,
     spare: tokio::sync::Mutex<Option<JobProcess>>,
     parked: watch::Sender<bool>,
+    warm: AtomicBool,
 }
 
 impl Spawner {
@@ -151,12 +161,18 @@ impl Spawner {
             requests,
             spare: tokio::sync::Mutex::new(None),
             parked: watch::channel(false).0,
+            warm: AtomicBool::new(false),
         }))
     }
 
     /// True while a spare waits.
     pub fn is_parked(&self) -> bool {
         *self.parked.borrow()
+    }
+
+    /// True once a spare was loaded: children can be started here.
+    pub fn is_warm(&self) -> bool {
+        self.warm.load(Ordering::Relaxed)
     }
 
     /// A child for a job: the spare when there is one. Another spare is parked a little later, when
@@ -202,6 +218,8 @@ impl Spawner {
                 ));
             }
         }
+        process.parked = true;
+        self.warm.store(true, Ordering::Relaxed);
         *spare = Some(process);
         self.parked.send_replace(true);
         Ok(())
@@ -262,6 +280,7 @@ fn spawn(config: &ChildConfig) -> io::Result<JobProcess> {
     Ok(JobProcess {
         child,
         pid,
+        parked: false,
         writer,
         messages,
         tail,
@@ -302,7 +321,11 @@ async fn keep_tail(pipe: ChildStderr, tail: Tail, pid: u32) {
     loop {
         line.clear();
         // Bounded, so that a line without an end cannot fill the memory.
-        match (&mut reader).take(16 << 10).read_until(b'\n', &mut line).await {
+        match (&mut reader)
+            .take(16 << 10)
+            .read_until(b'\n', &mut line)
+            .await
+        {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
@@ -372,6 +395,8 @@ pub fn main(inheritance: Inheritance, run: inside::Run) -> io::Result<()> {
     close_inherited();
     ignore_stop_signals();
     limit(inheritance.memory)?;
+    // No set-user-id program can raise what a hostile input got hold of.
+    rustix::thread::set_no_new_privs(true)?;
     // A panic on any thread of a pipeline would leave the others waiting: end with a word instead.
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
@@ -443,9 +468,7 @@ mod tests {
     fn log_lines_lose_the_queries_of_urls_and_are_bounded() {
         assert_eq!(
             redact("[http @ 0x1] http://h:1/media/abc?job=j&signature=deadbeef: 404"),
-            "[http @ 0x1] http://h:1/media/abc?..."
-                .to_owned()
-                + " 404"
+            "[http @ 0x1] http://h:1/media/abc?...".to_owned() + " 404"
         );
         assert_eq!(redact("what? no url here"), "what? no url here");
         assert_eq!(clip("ü".repeat(1000), 401), "ü".repeat(200) + "...");

@@ -173,7 +173,10 @@ impl ServeArgs {
         let list = |name: &str| -> Vec<String> {
             let text = env(name).unwrap_or_default();
             let parts = text.split(',').map(str::trim);
-            parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
+            parts
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect()
         };
         let api_key = self.api_key.map(check_key).transpose()?;
         if api_key.is_none() && !self.listen.ip().to_canonical().is_loopback() {
@@ -345,7 +348,12 @@ mod tests {
             assert!(error.hint().unwrap().contains("--api-key"));
             assert!(config(&["--listen", open, "--api-key", "k"], &[]).is_ok());
         }
-        for closed in ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        for closed in [
+            "127.0.0.1:1",
+            "127.1.2.3:1",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
             assert!(config(&["--listen", closed], &[]).is_ok(), "{closed}");
         }
     }

@@ -26,7 +26,8 @@ pub struct Probe {
 impl Probe {
     /// True when video can be encoded here at all.
     pub fn is_usable(&self) -> bool {
-        let makes_h264 = |device: &DeviceReport| device.encoders.iter().any(|name| name == "libx264");
+        let makes_h264 =
+            |device: &DeviceReport| device.encoders.iter().any(|name| name == "libx264");
         self.devices.iter().any(makes_h264)
     }
 }
@@ -205,7 +206,6 @@ fn some(packets: usize) -> Result<(), String> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn text(error: ffmpeg_next::Error) -> String {
     error.to_string()
 }

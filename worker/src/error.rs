@@ -53,7 +53,7 @@ fn retry_after(kind: Kind) -> Option<u32> {
 /// has (403, 405, 416).
 #[derive(Debug)]
 pub struct Refusal {
-    problem: Problem,
+    problem: Box<Problem>,
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -85,7 +85,7 @@ impl From<Problem> for Refusal {
             headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
         }
         Refusal {
-            problem,
+            problem: Box::new(problem),
             status,
             headers,
         }

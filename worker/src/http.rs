@@ -8,13 +8,7 @@ mod health;
 mod jobs;
 mod sessions;
 
-use crate::{
-    config::Secret,
-    device::Probe,
-    error::Refusal,
-    session::Registry,
-    shutdown::Shutdown,
-};
+use crate::{config::Secret, device::Probe, error::Refusal, session::Registry, shutdown::Shutdown};
 use axum::{
     Router,
     extract::{FromRequestParts, Path},
@@ -43,7 +37,7 @@ pub struct App {
     pub probe: Arc<OnceLock<Probe>>,
     /// Device wished for by the administrator.
     pub hw: HwAccel,
-    /// A spare child waits.
+    /// Starts job children.
     pub spawner: Arc<crate::child::Spawner>,
     /// Stage of the service.
     pub shutdown: Shutdown,
@@ -53,12 +47,7 @@ impl App {
     /// True when probed, warm and taking jobs.
     pub fn is_ready(&self) -> bool {
         let usable = self.probe.get().is_some_and(Probe::is_usable);
-        usable && self.is_warm() && !self.registry.is_draining()
-    }
-
-    /// A spare waits, or its place is taken by jobs that just started.
-    fn is_warm(&self) -> bool {
-        self.spawner.is_parked() || self.registry.counts().active > 0
+        usable && self.spawner.is_warm() && !self.registry.is_draining()
     }
 }
 

@@ -16,7 +16,7 @@ pub use registry::{Counts, Registry};
 
 use crate::{
     config::Secret,
-    store::{Lookup, ShelfId, Store},
+    store::{Lookup, Reading, ShelfId, Store},
 };
 use history::History;
 use lease::{Lease, Verdict};
@@ -173,7 +173,7 @@ impl Session {
     }
 
     /// A file to read, or the reason why not: `NotYet`, `Gone`, `NotFound`.
-    pub fn read(&self, name: &FileName) -> Result<crate::store::Reading, Problem> {
+    pub fn read(&self, name: &FileName) -> Result<Box<Reading>, Problem> {
         // The state is read first: a file published between the two looks is found by the second.
         let ended = self.has_ended();
         match self.store.read(self.shelf, name) {

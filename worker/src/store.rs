@@ -86,7 +86,7 @@ impl Entry {
 #[derive(Debug)]
 pub enum Lookup {
     /// It can be read.
-    Held(Reading),
+    Held(Box<Reading>),
     /// It was published and dropped since.
     Dropped,
     /// It was never published.
@@ -441,12 +441,12 @@ impl Store {
             Some(entry) if entry.dropped => Lookup::Dropped,
             Some(entry) => {
                 entry.readers += 1;
-                Lookup::Held(Reading {
+                Lookup::Held(Box::new(Reading {
                     store: self.clone(),
                     shelf,
                     segment: entry.segment.clone(),
                     path: entry.path.clone(),
-                })
+                }))
             }
         }
     }

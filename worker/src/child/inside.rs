@@ -2,7 +2,8 @@
 //!
 //! Three threads: this one runs the pipeline and blocks in [`Sink::publish`] for room; one reads
 //! the worker's messages (pause, throttle, cancel, grants) and ends the process when the socket
-//! closes; one says each second that the process is alive.
+//! closes; one says each second that the process is alive, the
+//! first time when it has its job.
 
 use super::message::{self, FromChild, JobOrder, MAX_TO_CHILD, ToChild};
 use crate::{
@@ -119,9 +120,8 @@ struct SocketSink {
 
 impl SocketSink {
     fn tell(&self, message: &FromChild) -> Result<(), Problem> {
-        tell(&self.writer, message).map_err(|error| {
-            Problem::new(Kind::Internal, format!("the worker went away: {error}"))
-        })
+        tell(&self.writer, message)
+            .map_err(|error| Problem::new(Kind::Internal, format!("the worker went away: {error}")))
     }
 
     fn check(&self) -> Result<(), Problem> {

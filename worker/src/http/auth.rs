@@ -96,10 +96,13 @@ fn own_session(method: &Method, path: &str) -> Option<Id> {
 fn check_local(request: &Request) -> Result<(), Refusal> {
     let host = match request.headers().get(header::HOST) {
         Some(host) => host.to_str().ok(),
-        None => request.uri().authority().map(|authority| authority.as_str()),
+        None => request
+            .uri()
+            .authority()
+            .map(|authority| authority.as_str()),
     };
     let Some(host) = host.filter(|host| is_loopback(host)) else {
-        return Err(foreign(header::HOST));
+        return Err(foreign(&header::HOST));
     };
     let mut origins = request.headers().get_all(header::ORIGIN).iter();
     let same = |origin: &HeaderValue| {
@@ -109,11 +112,11 @@ fn check_local(request: &Request) -> Result<(), Refusal> {
     };
     match origins.all(|origin| same(origin) == Some(true)) {
         true => Ok(()),
-        false => Err(foreign(header::ORIGIN)),
+        false => Err(foreign(&header::ORIGIN)),
     }
 }
 
-fn foreign(name: HeaderName) -> Refusal {
+fn foreign(name: &HeaderName) -> Refusal {
     let detail = format!(
         "without an API key only this machine may call, by a loopback name; the {name} header says \
          otherwise. Set a key with --api-key or PLEXBEAM_API_KEY"
@@ -189,10 +192,7 @@ mod tests {
         let get = |path| session(Method::GET, path);
         assert_eq!(get("/sessions/a/files/x").as_deref(), Some("a"));
         assert_eq!(get("/sessions/a/events").as_deref(), Some("a"));
-        assert_eq!(
-            session(Method::DELETE, "/sessions/a").as_deref(),
-            Some("a")
-        );
+        assert_eq!(session(Method::DELETE, "/sessions/a").as_deref(), Some("a"));
         for path in [
             "/sessions/a",
             "/sessions",

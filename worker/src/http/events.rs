@@ -10,10 +10,7 @@ use crate::{
 use axum::{
     extract::{RawQuery, State},
     http::{HeaderMap, HeaderName, HeaderValue, header},
-    response::{
-        IntoResponse, Sse,
-        sse::Event as Frame,
-    },
+    response::{IntoResponse, Sse, sse::Event as Frame},
 };
 use futures_util::{Stream, stream};
 use plexbeam_api::{Kind, Problem, event::WorkerEvent};
@@ -73,7 +70,10 @@ pub(super) async fn session(
         beat: heartbeat(),
         shutdown: app.shutdown,
     };
-    Ok((UNBUFFERED, Sse::new(stream::unfold(follower, Follower::next))))
+    Ok((
+        UNBUFFERED,
+        Sse::new(stream::unfold(follower, Follower::next)),
+    ))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<u64, Problem> {

@@ -109,7 +109,10 @@ fn repr_digest(digest: &Digest) -> Option<String> {
 }
 
 fn content_type(name: &FileName) -> &'static str {
-    let extension = name.as_str().rsplit_once('.').map(|(_, extension)| extension);
+    let extension = name
+        .as_str()
+        .rsplit_once('.')
+        .map(|(_, extension)| extension);
     match extension {
         Some("ts") => "video/mp2t",
         Some("m3u8") => "application/vnd.apple.mpegurl",
@@ -146,7 +149,11 @@ enum Wanted {
 /// Reads `Range` and `If-Range`. Several ranges, other units and nonsense are ignored, which
 /// RFC 9110 14.2 allows: the answer is the whole file.
 fn wanted_range(headers: &HeaderMap, etag: &str, size: u64) -> Wanted {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
     let Some(range) = text(header::RANGE) else {
         return Wanted::All;
     };
@@ -198,7 +205,7 @@ fn wanted_range(headers: &HeaderMap, etag: &str, size: u64) -> Wanted {
 }
 
 /// A body of the bytes `from..to`; empty for `HEAD`.
-async fn body(method: &Method, reading: Reading, from: u64, to: u64) -> Result<Body, Problem> {
+async fn body(method: &Method, reading: Box<Reading>, from: u64, to: u64) -> Result<Body, Problem> {
     if *method == Method::HEAD {
         return Ok(Body::empty());
     }
@@ -246,7 +253,7 @@ async fn body(method: &Method, reading: Reading, from: u64, to: u64) -> Result<B
 /// Bytes on their way. The server drops it after the last chunk was taken, without asking for one
 /// more, so what was sent is told on drop.
 struct Sending {
-    reading: Reading,
+    reading: Box<Reading>,
     from: u64,
     at: u64,
     to: u64,

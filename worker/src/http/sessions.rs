@@ -2,12 +2,7 @@
 
 use super::{App, IdPath};
 use crate::error::Refusal;
-use axum::{
-    Json,
-    body::Bytes,
-    extract::State,
-    http::StatusCode,
-};
+use axum::{Json, body::Bytes, extract::State, http::StatusCode};
 use plexbeam_api::{Kind, Problem, Segment, SessionStatus, session::Throttle};
 
 pub(super) async fn list(State(app): State<App>) -> Json<Vec<SessionStatus>> {
@@ -21,10 +16,7 @@ pub(super) async fn files(
     Ok(Json(app.registry.get(&id)?.files()))
 }
 
-pub(super) async fn end(
-    State(app): State<App>,
-    IdPath(id): IdPath,
-) -> Result<StatusCode, Refusal> {
+pub(super) async fn end(State(app): State<App>, IdPath(id): IdPath) -> Result<StatusCode, Refusal> {
     app.registry.free(&id)?;
     Ok(StatusCode::NO_CONTENT)
 }

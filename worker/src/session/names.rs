@@ -20,9 +20,13 @@ struct Pattern {
 enum Part {
     Text(String),
     /// Digits, at least this many; zero-padded when there are more than one.
-    Number { width: usize },
+    Number {
+        width: usize,
+    },
     /// Position of a stream in its output, below this count.
-    Representation { count: u32 },
+    Representation {
+        count: u32,
+    },
 }
 
 impl Names {
@@ -122,7 +126,10 @@ fn width(text: &str) -> Option<(usize, &str)> {
     let (digits, rest) = text.split_at(text.find('d')?);
     let width = match digits {
         "" => 1,
-        _ => digits.parse().ok().filter(|width| (1..=20).contains(width))?,
+        _ => digits
+            .parse()
+            .ok()
+            .filter(|width| (1..=20).contains(width))?,
     };
     Some((width, &rest[1..]))
 }

@@ -366,10 +366,8 @@ impl Registry {
     /// Frees ended sessions that nobody looked at for the retention, and the oldest above the
     /// bound, for ever. Run it as a task of its own.
     pub async fn reap(self: Arc<Self>) {
-        let pause = (self.config.retention / 4).clamp(
-            Duration::from_millis(50),
-            Duration::from_secs(60),
-        );
+        let pause =
+            (self.config.retention / 4).clamp(Duration::from_millis(50), Duration::from_secs(60));
         loop {
             tokio::time::sleep(pause).await;
             let sessions: Vec<_> = {
@@ -391,7 +389,10 @@ impl Registry {
 }
 
 fn leaving() -> Problem {
-    Problem::new(Kind::Unavailable, "the worker is stopping and takes no jobs")
+    Problem::new(
+        Kind::Unavailable,
+        "the worker is stopping and takes no jobs",
+    )
 }
 
 async fn remove_shelf(store: Arc<Store>, shelf: ShelfId) {

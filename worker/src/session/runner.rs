@@ -68,18 +68,28 @@ pub(super) async fn run(
     config: &ChildConfig,
     order: ToChild,
 ) -> Outcome {
-    let mut process = match spawner.take().await {
-        Ok(process) => process,
-        Err(problem) => return Outcome::Failed(problem),
-    };
-    tracing::debug!(session = %session.id, pid = process.pid(), "job process");
+    let mut order = Some(order);
     let mut room = Room::None;
-    let exit = match process.send(&order).await {
-        Ok(()) => {
-            drop(order);
-            follow(session, store, config, &mut process, &mut room).await
+    let (mut process, exit) = loop {
+        let mut process = match spawner.take().await {
+            Ok(process) => process,
+            Err(problem) => return Outcome::Failed(problem),
+        };
+        tracing::debug!(session = %session.id, pid = process.pid(), "job process");
+        let sent = match &order {
+            Some(order) => process.send(order).await.is_ok(),
+            None => false,
+        };
+        let exit = match sent {
+            true => follow(session, store, config, &mut process, &mut room, &mut order).await,
+            false => Exit::Silent,
+        };
+        // A spare may die while it is parked, and that may be noticed only now.
+        let untouched = matches!(exit, Exit::Silent) && order.is_some();
+        if !(untouched && process.was_parked()) {
+            break (process, exit);
         }
-        Err(_) => Exit::Silent,
+        let _ = process.reap(std::time::Duration::ZERO).await;
     };
     let outcome = match exit {
         Exit::Done => {
@@ -135,6 +145,7 @@ async fn follow(
     config: &ChildConfig,
     process: &mut JobProcess,
     room: &mut Room,
+    order: &mut Option<ToChild>,
 ) -> Exit {
     let mut wanted = session.wanted.subscribe();
     wanted.mark_changed();
@@ -157,6 +168,10 @@ async fn follow(
                 let Some(message) = message else {
                     return Exit::Silent;
                 };
+                // Whatever it says after it loaded, it has the job.
+                if !matches!(message, FromChild::Ready) {
+                    *order = None;
+                }
                 match take(session, store, room, message) {
                     Ok(None) => {}
                     Ok(Some(exit)) => return exit,

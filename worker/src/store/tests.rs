@@ -61,7 +61,7 @@ impl Bench {
         Ok(())
     }
 
-    fn open(&self, shelf: ShelfId, name: &str) -> Option<Reading> {
+    fn open(&self, shelf: ShelfId, name: &str) -> Option<Box<Reading>> {
         match self.store.read(shelf, &name.parse().unwrap()) {
             Lookup::Held(reading) => Some(reading),
             Lookup::Dropped | Lookup::Unknown => None,

@@ -1,0 +1,148 @@
+//! A job child that follows a script: the words of the job's `argv`, one after the other.
+
+use plexbeam_api::{
+    Event, FileName, JobSpec, Kind, Problem, Segment,
+    event::{LogLevel, LogLine, Probed, Progress},
+    segment::{Digest, SegmentKind},
+};
+use plexbeam_worker::{
+    child::{self, Inheritance},
+    input::InputPolicy,
+    pipeline::{Control, Sink},
+};
+use std::{sync::Arc, time::Duration};
+
+/// Set in the environment of children only.
+pub(crate) const ENV: &str = "PLEXBEAM_TEST_CHILD";
+
+/// Not a test: in a child it is the child's `main`.
+#[test]
+fn entry() {
+    if std::env::var_os(ENV).is_none() {
+        return;
+    }
+    let args: Vec<String> = std::env::args().collect();
+    let at = args.iter().position(|arg| arg == "--parent").unwrap();
+    let inheritance = Inheritance {
+        parent: args[at + 1].parse().unwrap(),
+        memory: None,
+    };
+    let code = match child::main(inheritance, run) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("child: {error}");
+            3
+        }
+    };
+    std::process::exit(code);
+}
+
+/// The bytes of segment `n`.
+pub(crate) fn bytes(n: u32, size: usize) -> Vec<u8> {
+    (0..size).map(|i| (i as u32 * 31 + n) as u8).collect()
+}
+
+fn segment(kind: SegmentKind, number: Option<u32>, name: &str, data: &[u8]) -> Segment {
+    Segment {
+        output: 0,
+        rendition: None,
+        kind,
+        number,
+        name: name.parse::<FileName>().unwrap(),
+        size: data.len() as u64,
+        digest: Digest::of(data),
+        time_scale: 90_000,
+        pts: i64::from(number.unwrap_or(0)) * 90_000,
+        duration: 90_000,
+        times: None,
+        rendition_info: None,
+    }
+}
+
+fn run(
+    spec: &JobSpec,
+    _policy: &InputPolicy,
+    sink: &mut dyn Sink,
+    control: &Arc<Control>,
+) -> Result<(), Problem> {
+    let cancelled = || Problem::new(Kind::Cancelled, "cancelled");
+    for word in &spec.argv {
+        if !control.pass() {
+            return Err(cancelled());
+        }
+        let mut parts = word.split(':');
+        let verb = parts.next().unwrap();
+        let mut number = || parts.next().map_or(0, |text| text.parse::<u32>().unwrap());
+        match verb {
+            "probed" => sink.event(Event::Probed(Probed {
+                duration_us: Some(60_000_000),
+                format: "fake".into(),
+                streams: Vec::new(),
+                pictures: Vec::new(),
+                device: "software".into(),
+            }))?,
+            "progress" => sink.event(Event::Progress(Progress {
+                frames: u64::from(number()),
+                speed: Some(2.0),
+                ..Progress::default()
+            }))?,
+            // seg:FROM:COUNT:SIZE
+            "seg" => {
+                let (from, count, size) = (number(), number(), number());
+                for n in from..from + count {
+                    let data = bytes(n, size as usize);
+                    let name = format!("media-{n:05}.ts");
+                    let entry = segment(SegmentKind::Media, Some(n), &name, &data);
+                    sink.publish(entry, data)?;
+                }
+            }
+            "playlist" => {
+                let data = bytes(0, number() as usize);
+                let entry = segment(SegmentKind::Playlist, None, "index.m3u8", &data);
+                sink.publish(entry, data)?;
+            }
+            // Publishes a file whose length is not the one announced.
+            "lie" => {
+                let mut entry = segment(SegmentKind::Media, Some(9), "media-00009.ts", b"abc");
+                entry.size = 4;
+                sink.publish(entry, b"abc".to_vec())?;
+            }
+            "log" => sink.event(Event::Log(LogLine {
+                level: LogLevel::Info,
+                message: parts.collect::<Vec<_>>().join(":"),
+            }))?,
+            "until-throttled" => {
+                while !control.is_throttled() && !control.is_cancelled() {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+            // Progress for as long as it may run; counts up.
+            "work" => {
+                let mut frames = 0;
+                while control.pass() {
+                    frames += 1;
+                    sink.event(Event::Progress(Progress {
+                        frames,
+                        ..Progress::default()
+                    }))?;
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                return Err(cancelled());
+            }
+            "deaf" => loop {
+                std::thread::sleep(Duration::from_secs(60));
+            },
+            "crash" => {
+                eprintln!("http://h/media/x?signature=5ec2e7 was the last straw");
+                std::process::abort();
+            }
+            "panic" => panic!("a stage went wrong"),
+            "exit" => std::process::exit(7),
+            "fail" => {
+                return Err(Problem::new(Kind::BadInput, "the input is no media"));
+            }
+            other => panic!("unknown word {other}"),
+        }
+    }
+    Ok(())
+}

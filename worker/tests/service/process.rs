@@ -1,0 +1,442 @@
+//! The real binary as a process: start, address, refusals, signals, and what it leaves behind.
+
+use super::bench::{children_of, lives, on_disk, signal};
+use serde_json::{Value, json};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+const BIN: &str = env!("CARGO_BIN_EXE_plexbeam-worker");
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = ask() {
+            return value;
+        }
+        assert!(start.elapsed() < LIMIT, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+struct Worker {
+    child: Child,
+    addr: SocketAddr,
+    dir: TempDir,
+    key: Option<&'static str>,
+}
+
+impl Worker {
+    fn start(args: &[&str], key: Option<&'static str>) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), args, key)
+    }
+
+    fn start_in(dir: TempDir, args: &[&str], key: Option<&'static str>) -> Self {
+        let address = dir.path().join("address");
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let mut command = Command::new(BIN);
+        command
+            .arg("serve")
+            .arg("--spool")
+            .arg(dir.path())
+            .arg("--address-file")
+            .arg(&address)
+            .args(args)
+            .env("PLEXBEAM_LISTEN", "127.0.0.1:0")
+            .env("PLEXBEAM_LOG", "debug")
+            .stdin(Stdio::null())
+            .stderr(log);
+        match key {
+            Some(key) => command.env("PLEXBEAM_API_KEY", key),
+            None => command.env_remove("PLEXBEAM_API_KEY"),
+        };
+        let mut child = command.spawn().unwrap();
+        let addr = until("the address file", || {
+            assert!(child.try_wait().unwrap().is_none(), "it ended");
+            std::fs::read_to_string(&address).ok()?.trim().parse().ok()
+        });
+        Worker {
+            child,
+            addr,
+            dir,
+            key,
+        }
+    }
+
+    fn call(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(self.addr).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let key = match self.key {
+            Some(key) => format!("X-API-Key: {key}\r\n"),
+            None => String::new(),
+        };
+        let length = body.len();
+        write!(
+            socket,
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\n{key}Content-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}",
+            self.addr
+        )
+        .unwrap();
+        let mut reply = Vec::new();
+        socket.read_to_end(&mut reply).unwrap();
+        let end = reply.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8_lossy(&reply[..end]).into_owned();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = String::from_utf8_lossy(&reply[end + 4..]).into_owned();
+        (status, body)
+    }
+
+    fn until_ready(&self) {
+        until("it to be ready", || {
+            (self.call("GET", "/ready", "").0 == 200).then_some(())
+        });
+    }
+
+    fn submit(&self, id: &str, input: &Path) -> (u16, Value) {
+        let job = json!({
+            "job_id": id,
+            "input": { "type": "file", "path": input },
+            "output": { "type": "hls", "segment_duration": 2 },
+            "arguments": { "preset": "ultrafast", "resolution": "320x180" }
+        });
+        let (status, body) = self.call("POST", "/transcode", &job.to_string());
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    fn status(&self, id: &str) -> Value {
+        let (_, body) = self.call("GET", &format!("/status/{id}"), "");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    fn sessions(&self) -> PathBuf {
+        self.dir.path().join("plexbeam-spool/sessions")
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        until("its end", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Fails at once with exit code and the words of standard error.
+fn refused(args: &[&str]) -> (i32, String) {
+    let output = Command::new(BIN)
+        .arg("serve")
+        .args(args)
+        .env("PLEXBEAM_LISTEN", "127.0.0.1:0")
+        .env_remove("PLEXBEAM_API_KEY")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), text)
+}
+
+fn ffmpeg(args: &[&str], to: &Path) {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-v", "error"]).args(args).arg(to);
+    assert!(command.status().unwrap().success());
+}
+
+/// A clip of 9 seconds.
+fn short_clip(dir: &Path) -> PathBuf {
+    let path = dir.join("short.mkv");
+    let video = ["-f", "lavfi", "-i", "testsrc2=s=640x360:r=25:d=9"];
+    let audio = ["-f", "lavfi", "-i", "sine=d=9"];
+    let codecs = ["-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac"];
+    ffmpeg(&[&video[..], &audio, &codecs].concat(), &path);
+    path
+}
+
+/// One that is not transcoded before a test ends: the short one, a hundred times.
+fn long_clip(dir: &Path) -> PathBuf {
+    let short = short_clip(dir);
+    let path = dir.join("long.mkv");
+    let looped = [
+        "-stream_loop",
+        "100",
+        "-i",
+        short.to_str().unwrap(),
+        "-c",
+        "copy",
+    ];
+    ffmpeg(&looped, &path);
+    path
+}
+
+/// Frames of the first video stream, as ffprobe counts and sees them.
+fn frames(of: &str) -> Value {
+    let probe = Command::new("ffprobe")
+        .args(["-v", "error", "-count_frames", "-select_streams", "v:0"])
+        .args([
+            "-show_entries",
+            "stream=nb_read_frames,width,height",
+            "-of",
+            "json",
+        ])
+        .arg(of)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&probe.stderr);
+    assert!(errors.is_empty(), "{of}: {errors}");
+    let found: Value = serde_json::from_slice(&probe.stdout).unwrap();
+    found["streams"][0].clone()
+}
+
+#[test]
+fn p8_it_will_not_listen_to_everybody_without_a_key() {
+    let (code, text) = refused(&["--listen", "0.0.0.0:0"]);
+    assert_eq!(code, 2);
+    assert!(text.contains("without an API key"), "{text}");
+    assert!(
+        text.contains("--api-key") && text.contains("127.0.0.1"),
+        "{text}"
+    );
+    let open = Worker::start(&["--listen", "0.0.0.0:0"], Some("k"));
+    assert!(open.addr.ip().is_unspecified());
+}
+
+#[test]
+fn a_start_that_fails_says_why_and_what_to_do() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let (code, text) = refused(&["--listen", &addr]);
+    assert_eq!(code, 1);
+    assert!(text.contains(&addr) && text.contains("hint: "), "{text}");
+    let worker = Worker::start(&[], None);
+    let spool = worker.dir.path().to_str().unwrap();
+    let (code, text) = refused(&["--listen", "127.0.0.1:0", "--spool", spool]);
+    assert_eq!(code, 1);
+    assert!(text.contains("another worker uses it"), "{text}");
+    for bad in [
+        &["--spool-size", "much"][..],
+        &["--max-jobs", "0"],
+        &["--hw", "gpu"],
+        &["--path-map", "x"],
+        &["--listen", "nowhere"],
+    ] {
+        let (code, text) = refused(bad);
+        assert_eq!(code, 2, "{bad:?}");
+        assert!(text.contains(bad[0]), "{text}");
+    }
+}
+
+#[test]
+fn a_real_title_becomes_a_playlist_that_ffprobe_plays() {
+    let worker = Worker::start(&["--max-jobs", "2"], None);
+    let input = short_clip(worker.dir.path());
+    worker.until_ready();
+    assert!(
+        worker
+            .log()
+            .contains(&format!("listening on http://{}", worker.addr))
+    );
+    let (status, accepted) = worker.submit("film", &input);
+    assert_eq!(status, 202, "{accepted}");
+    let last = until("the end", || {
+        let status = worker.status("film");
+        let state = status["state"].as_str().unwrap().to_owned();
+        matches!(state.as_str(), "completed" | "failed").then_some(status)
+    });
+    assert_eq!(last["state"], "completed", "{last}");
+    let playlist = format!("http://{}/sessions/film/files/index.m3u8", worker.addr);
+    let reference = worker.dir.path().join("reference.ts");
+    let source = ["-copyts", "-start_at_zero", "-i", input.to_str().unwrap()];
+    let encode = [
+        "-fps_mode",
+        "cfr",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-an",
+    ];
+    let scale = ["-vf", "scale=320:180"];
+    ffmpeg(&[&source[..], &encode, &scale].concat(), &reference);
+    assert_eq!(frames(&playlist), frames(reference.to_str().unwrap()));
+}
+
+#[test]
+fn bad_inputs_fail_with_a_reason() {
+    let worker = Worker::start(&["--max-jobs", "2"], None);
+    let dir = worker.dir.path().to_owned();
+    std::fs::write(dir.join("empty.mkv"), b"").unwrap();
+    std::fs::write(dir.join("text.mkv"), b"this is no film\n".repeat(100)).unwrap();
+    for name in ["missing", "empty", "text"] {
+        let (status, _) = worker.submit(name, &dir.join(format!("{name}.mkv")));
+        assert_eq!(status, 202);
+        let status = until(name, || {
+            Some(worker.status(name)).filter(|status| status["state"] == "failed")
+        });
+        assert_eq!(status["error"]["kind"], "bad-input", "{status}");
+        assert_eq!(status["segments"], 0);
+    }
+}
+
+#[test]
+fn killing_a_job_fails_it_and_killing_the_worker_ends_its_jobs() {
+    let mut worker = Worker::start(&["--max-jobs", "1"], None);
+    let input = long_clip(worker.dir.path());
+    worker.until_ready();
+    let worker_pid = worker.child.id();
+    let spare = children_of(worker_pid);
+    assert_eq!(spare.len(), 1, "the parked one");
+    worker.submit("one", &input);
+    until("a segment", || {
+        (worker.status("one")["segments"].as_u64()? > 0).then_some(())
+    });
+    signal("KILL", spare[0]);
+    let status = until("the failure", || {
+        Some(worker.status("one")).filter(|status| status["state"] == "failed")
+    });
+    assert_eq!(status["error"]["kind"], "internal");
+    assert!(
+        status["error"]["detail"]
+            .as_str()
+            .unwrap()
+            .contains("signal 9")
+    );
+    worker.submit("two", &input);
+    until("another segment", || {
+        (worker.status("two")["segments"].as_u64()? > 0).then_some(())
+    });
+    let children = until("job and spare", || {
+        Some(children_of(worker_pid)).filter(|pids| pids.len() == 2)
+    });
+    signal("KILL", worker_pid);
+    worker.wait();
+    for pid in children {
+        until("a child to die with its worker", || {
+            (!lives(pid)).then_some(())
+        });
+    }
+    // What a dead worker left is gone at the next start.
+    assert!(on_disk(&worker.sessions()) > 0);
+    let dir = std::mem::replace(&mut worker.dir, tempfile::tempdir().unwrap());
+    let _ = std::fs::remove_file(dir.path().join("address"));
+    let again = Worker::start_in(dir, &[], None);
+    assert_eq!(on_disk(&again.sessions()), 0);
+}
+
+/// A worker with a running job, and the pids of its children.
+fn busy(args: &[&str]) -> (Worker, Vec<u32>) {
+    let worker = Worker::start(args, Some("k3y-of-the-worker"));
+    let input = long_clip(worker.dir.path());
+    worker.until_ready();
+    let (status, _) = worker.submit("film", &input);
+    assert_eq!(status, 202);
+    until("a segment", || {
+        (worker.status("film")["segments"].as_u64()? > 0).then_some(())
+    });
+    let pids = until("job and spare", || {
+        Some(children_of(worker.child.id())).filter(|pids| pids.len() == 2)
+    });
+    (worker, pids)
+}
+
+#[test]
+fn sigterm_drains_and_leaves_nothing() {
+    let (mut worker, pids) = busy(&["--drain-timeout", "700ms"]);
+    let token = {
+        let (_, body) = worker.call("GET", "/sessions", "");
+        assert!(!body.contains("token"), "lists show no token");
+        let list: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(list[0]["state"], "running");
+        let (_, again) = worker.submit("film", &worker.dir.path().join("long.mkv"));
+        again["token"].as_str().unwrap().to_owned()
+    };
+    let mut events = TcpStream::connect(worker.addr).unwrap();
+    events.set_read_timeout(Some(LIMIT)).unwrap();
+    write!(
+        events,
+        "GET /sessions/film/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+    )
+    .unwrap();
+    signal("TERM", worker.child.id());
+    until("it to drain", || {
+        let (_, body) = worker.call("GET", "/health", "");
+        body.contains("draining").then_some(())
+    });
+    assert_eq!(worker.call("GET", "/ready", "").0, 503);
+    let (refused, problem) = worker.submit("late", Path::new("/x.mkv"));
+    assert_eq!((refused, &problem["kind"]), (503, &json!("unavailable")));
+    let mut story = String::new();
+    let _ = events.read_to_string(&mut story);
+    for state in ["draining", "cancelled"] {
+        assert!(story.contains(&format!("\"state\":\"{state}\"")), "{story}");
+    }
+    assert!(worker.wait().success());
+    for pid in pids {
+        assert!(!lives(pid), "child {pid} is left");
+    }
+    assert_eq!(on_disk(&worker.sessions()), 0);
+    assert!(!worker.sessions().exists());
+    // Logs of a worker with a key, at debug level, hold neither key nor token.
+    let log = worker.log();
+    assert!(log.contains("stopped"), "{log}");
+    assert!(!log.contains("k3y-of-the-worker") && !log.contains(&token));
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    let (mut worker, pids) = busy(&["--drain-timeout", "1h"]);
+    signal("INT", worker.child.id());
+    until("it to drain", || {
+        let (_, body) = worker.call("GET", "/health", "");
+        body.contains("draining").then_some(())
+    });
+    assert_eq!(worker.status("film")["state"], "draining");
+    signal("TERM", worker.child.id());
+    worker.wait();
+    for pid in pids {
+        assert!(!lives(pid), "child {pid} is left");
+    }
+    assert!(!worker.sessions().exists());
+}
+
+#[test]
+fn probe_says_what_works() {
+    let output = Command::new(BIN)
+        .args(["probe", "--json"])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let probe: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let software = &probe["devices"][0];
+    assert_eq!(software["name"], "software");
+    for encoder in [
+        "libx264",
+        "libx265",
+        "aac",
+        "ac3",
+        "eac3",
+        "libopus",
+        "libmp3lame",
+        "flac",
+    ] {
+        let encoders = software["encoders"].as_array().unwrap();
+        assert!(encoders.contains(&json!(encoder)), "{encoder}: {probe}");
+    }
+    let text = Command::new(BIN).arg("probe").output().unwrap().stdout;
+    assert!(
+        String::from_utf8(text)
+            .unwrap()
+            .contains("software: libx264")
+    );
+}
