@@ -35,13 +35,14 @@ $(STAMP): Makefile
 	@command -v $(CARGO) >/dev/null || { echo "Rust is missing; see https://rustup.rs" >&2; exit 1; }
 	@mkdir -p $(@D); touch $@
 
-setup-browser: setup
+setup-browser: setup ## Install what the browser test needs.
 	@missing=$$(for p in $(BROWSER_PACKAGES); do dpkg-query -W -f '$${Status}' "$$p" 2>/dev/null | grep -q 'ok installed' || echo "$$p"; done); \
 	if [ -n "$$missing" ]; then \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	  $$sudo apt-get update -qq </dev/null; \
 	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing </dev/null; \
 	fi
+	@tests/browser/setup.sh
 
 build: setup ## Build every program (debug).
 	$(CARGO) build --locked --workspace --bins

@@ -28,10 +28,7 @@ fn film() -> Film {
 #[test]
 fn chunks_of_a_seek_play_in_the_same_source_buffers() {
     let stage = Stage::new("browser-mse");
-    let mut play = stage.play(
-        argv::line("sp-01").scaled(426, 240),
-        &film().clip().path(),
-    );
+    let mut play = stage.play(argv::line("sp-01").scaled(320, 180), &film().clip().path());
     // Two segments, then forward over a gap: 0 s to 6 s and 12 s to 20 s.
     play.seeks = vec![(2, 5)];
     let report = stage.clean(&play);
@@ -42,7 +39,11 @@ fn chunks_of_a_seek_play_in_the_same_source_buffers() {
             .collect();
         let plan = json!({ "tracks": tracks, "seek": 4.0 * SECONDS });
         site.put("plan.json", "application/json", plan.to_string().into());
-        site.put("page.html", "text/html", include_bytes!("mse.html").to_vec());
+        site.put(
+            "page.html",
+            "text/html",
+            include_bytes!("mse.html").to_vec(),
+        );
         let verdict = site.verdict(Browser::open(&stage.env, &site.url("page.html")));
         let context = format!("second init: {second_init}; {verdict:#}");
         assert_eq!(verdict["errors"], json!([]), "{context}");
@@ -65,7 +66,11 @@ fn chunks_of_a_seek_play_in_the_same_source_buffers() {
         let number = |name: &str| verdict[name].as_f64().unwrap_or(f64::NAN);
         assert!(number("at_start") > 0.5, "{context}");
         assert!(number("after_seek") > 4.0 * SECONDS + 1.0, "{context}");
-        assert_eq!((number("width"), number("height")), (426.0, 240.0), "{context}");
+        assert_eq!(
+            (number("width"), number("height")),
+            (320.0, 180.0),
+            "{context}"
+        );
         assert!(number("frames") > 24.0, "{context}");
     }
 }
@@ -75,7 +80,10 @@ fn chunks_of_a_seek_play_in_the_same_source_buffers() {
 fn the_short_job_plays_with_hls_js() {
     let player = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/browser/hls.min.js");
     let player = fs::read(&player).unwrap_or_else(|e| {
-        panic!("{}: {e}; `make setup-browser` fetches hls.js", player.display())
+        panic!(
+            "{}: {e}; `make setup-browser` fetches hls.js",
+            player.display()
+        )
     });
     let env = TestEnv::new("browser-hls");
     let library = env.dir("library");
@@ -114,7 +122,11 @@ fn the_short_job_plays_with_hls_js() {
 
     let site = Site::start(env.root());
     site.put("hls.js", "text/javascript", player);
-    site.put("page.html", "text/html", include_bytes!("hls.html").to_vec());
+    site.put(
+        "page.html",
+        "text/html",
+        include_bytes!("hls.html").to_vec(),
+    );
     site.show(&shown);
     let verdict = site.verdict(Browser::open(&env, &site.url("page.html")));
     assert_eq!(verdict["errors"], json!([]), "{verdict:#}");
@@ -163,7 +175,10 @@ fn track(site: &Site, jobs: &[JobReport], n: usize, second_init: bool) -> Value 
 /// RFC 6381: AVC's profile, constraints and level are the bytes after the version in `avcC`.
 #[track_caller]
 fn codec(media: &str, init: &[u8]) -> String {
-    assert!(boxes::parse(init).is_ok(), "the init segment is whole boxes");
+    assert!(
+        boxes::parse(init).is_ok(),
+        "the init segment is whole boxes"
+    );
     if media == "audio" {
         return "audio/mp4; codecs=\"mp4a.40.2\"".into();
     }
