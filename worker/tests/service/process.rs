@@ -334,6 +334,94 @@ fn killing_a_job_fails_it_and_killing_the_worker_ends_its_jobs() {
     assert_eq!(on_disk(&again.sessions()), 0);
 }
 
+#[test]
+fn p5_an_owner_whose_connection_breaks_is_paused_and_goes_on_when_it_is_back() {
+    let worker = Worker::start(&["--max-jobs", "1"], None);
+    let input = long_clip(worker.dir.path());
+    worker.until_ready();
+    let job = json!({
+        "api_version": 1,
+        "job_id": "film",
+        "inputs": [{ "locations": [{ "type": "path", "path": input }] }],
+        "outputs": [{
+            "packaging": {
+                "type": "hls", "segment_seconds": 2.0, "first_number": 0,
+                "media_name": "media-%05d.ts", "playlist_name": "index.m3u8"
+            },
+            "streams": [{
+                "source": {
+                    "from": "stream", "input": 0,
+                    "select": { "by": "kind", "media": "video", "nth": 0 }
+                },
+                "codec": {
+                    "do": "encode", "encoder": "libx264", "options": [["preset", "ultrafast"]]
+                }
+            }]
+        }],
+        "time": { "copyts": true, "start_at_zero": true, "frames": "cfr_from_zero" },
+        "lease": { "kind": "owner", "pause_after_ms": 400, "free_after_ms": 60000 }
+    });
+    let (status, body) = worker.call("POST", "/transcode", &job.to_string());
+    assert_eq!(status, 202, "{body}");
+    let connect = || {
+        let mut socket = TcpStream::connect(worker.addr).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        write!(
+            socket,
+            "GET /sessions/film/events?lease HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+        .unwrap();
+        // Answered: the lease is held.
+        let mut first = [0; 15];
+        socket.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        socket
+    };
+    // The list does not count as a sign of life, as the status would.
+    let state = || {
+        let (_, body) = worker.call("GET", "/sessions", "");
+        let list: Value = serde_json::from_str(&body).unwrap();
+        list[0]["state"].as_str().unwrap().to_owned()
+    };
+    for _ in 0..2 {
+        let owner = connect();
+        until("it to run", || (state() == "running").then_some(()));
+        drop(owner);
+        until("it to be paused", || (state() == "paused").then_some(()));
+    }
+}
+
+#[test]
+fn p8_a_job_reads_only_what_lies_under_the_media_roots() {
+    let media = tempfile::tempdir().unwrap();
+    let input = short_clip(media.path());
+    let root = media.path().join("allowed");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::copy(&input, root.join("film.mkv")).unwrap();
+    std::os::unix::fs::symlink(&input, root.join("link.mkv")).unwrap();
+    let map = format!("/plex/media={}", root.display());
+    let roots = root.to_str().unwrap();
+    let worker = Worker::start(&["--media-root", roots, "--path-map", &map], None);
+    let end = |id: &str, path: &Path| {
+        worker.submit(id, path);
+        until(id, || {
+            let status = worker.status(id);
+            matches!(status["state"].as_str()?, "completed" | "failed").then_some(status)
+        })
+    };
+    let mapped = end("mapped", Path::new("/plex/media/film.mkv"));
+    assert_eq!(mapped["state"], "completed", "{mapped}");
+    for (id, path) in [
+        ("outside", input.clone()),
+        ("link", root.join("link.mkv")),
+        ("dots", root.join("../short.mkv")),
+        ("mapped-dots", PathBuf::from("/plex/media/../short.mkv")),
+    ] {
+        let status = end(id, &path);
+        assert_eq!(status["state"], "failed", "{id}: {status}");
+    }
+}
+
 /// A worker with a running job, and the pids of its children.
 fn busy(args: &[&str]) -> (Worker, Vec<u32>) {
     let worker = Worker::start(args, Some("k3y-of-the-worker"));
