@@ -1,5 +1,6 @@
 //! PlexBeam end to end, one module per behaviour.
 
+mod bad;
 #[path = "../browser/mod.rs"]
 mod browser;
 mod ceilings;
@@ -7,7 +8,10 @@ mod copy;
 mod corpus;
 mod fake;
 mod hls;
+mod keys;
+mod killed;
 mod kit;
+mod local;
 mod play;
 mod route;
 mod throttle;

@@ -169,6 +169,8 @@ pub struct Play<'a> {
     pub subtitles: String,
     /// PMS closes the child's output pipes when the first segment is announced (PROTOCOL 1.10).
     pub close_pipes: bool,
+    /// PMS removes the directory right after the process has ended.
+    pub remove: bool,
     /// Longest wait of the client for the next segment.
     pub patience: Duration,
     /// A client cannot reach behind the end; `false` when the media is not whole.
@@ -194,6 +196,7 @@ impl Play<'_> {
             keep: None,
             subtitles: media::srt_text(600),
             close_pipes: false,
+            remove: true,
             patience: Duration::from_secs(20),
             expect_whole: true,
             live: None,
@@ -468,7 +471,9 @@ impl Run<'_> {
             job.read_again(2);
         }
         let removal = Instant::now();
-        if let Err(error) = fs::remove_dir_all(&dir) {
+        if play.remove
+            && let Err(error) = fs::remove_dir_all(&dir)
+        {
             job.fault(Rule::Remove, format!("rm -r {}: {error}", dir.display()));
         }
         let remove_ms = removal.elapsed().as_millis() as u64;
