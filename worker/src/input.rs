@@ -35,7 +35,11 @@ impl InputPolicy {
             {
                 let windows = to.contains('\\');
                 let to = to.trim_end_matches(['/', '\\']);
-                let rest = if windows { rest.replace('/', "\\") } else { rest.to_owned() };
+                let rest = if windows {
+                    rest.replace('/', "\\")
+                } else {
+                    rest.to_owned()
+                };
                 return format!("{to}{rest}");
             }
         }
@@ -114,11 +118,19 @@ fn open_one(
         Location::Path { path } => {
             let source = Box::new(policy.open(path)?);
             let name = path.rsplit('/').next().unwrap_or(path).to_owned();
-            Ok(Opened { source, name, inline: false })
+            Ok(Opened {
+                source,
+                name,
+                inline: false,
+            })
         }
         Location::Url { url } => {
             let (source, name) = http::HttpSource::open(url, Arc::clone(cancelled))?;
-            Ok(Opened { source: Box::new(source), name, inline: false })
+            Ok(Opened {
+                source: Box::new(source),
+                name,
+                inline: false,
+            })
         }
         Location::Inline { name, data } => Ok(Opened {
             source: Box::new(Cursor::new(data.clone())),
@@ -133,8 +145,14 @@ mod tests {
     use super::*;
 
     fn policy(maps: &[(&str, &str)]) -> InputPolicy {
-        let path_maps = maps.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        InputPolicy { path_maps, media_roots: Vec::new() }
+        let path_maps = maps
+            .iter()
+            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+            .collect();
+        InputPolicy {
+            path_maps,
+            media_roots: Vec::new(),
+        }
     }
 
     #[test]
@@ -153,7 +171,10 @@ mod tests {
         std::fs::write(dir.path().join("outside"), b"x").unwrap();
         std::fs::write(root.join("inside"), b"x").unwrap();
         std::os::unix::fs::symlink("../outside", root.join("link")).unwrap();
-        let policy = InputPolicy { path_maps: Vec::new(), media_roots: vec![root.clone()] };
+        let policy = InputPolicy {
+            path_maps: Vec::new(),
+            media_roots: vec![root.clone()],
+        };
         let open = |name: &str| policy.open(root.join(name).to_str().unwrap());
         assert!(open("inside").is_ok());
         for bad in ["link", "../outside", "missing", "."] {

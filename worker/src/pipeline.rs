@@ -223,6 +223,9 @@ impl Outlet {
 
 /// What the demuxer hands to an audio stage.
 enum Feed {
+    /// Where the job really starts, microseconds: with copied video at a key before the time asked
+    /// for. First, when it comes at all.
+    Start(i64),
     Packet(Packet),
     /// The input was read to this time, microseconds, and the stream had nothing.
     Until(i64),

@@ -64,11 +64,19 @@ impl HttpSource {
         if parsed.scheme() != "http" {
             return Err(Problem::new(
                 Kind::Unsupported,
-                format!("input URL scheme `{}`: only http is possible today", parsed.scheme()),
+                format!(
+                    "input URL scheme `{}`: only http is possible today",
+                    parsed.scheme()
+                ),
             ));
         }
         // Name without query: it may hold a signature.
-        let name = parsed.path().rsplit('/').next().unwrap_or("input").to_owned();
+        let name = parsed
+            .path()
+            .rsplit('/')
+            .next()
+            .unwrap_or("input")
+            .to_owned();
         let client = Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -126,12 +134,18 @@ impl HttpSource {
 
     /// The next block of the running stream, waiting at most [`STALL`].
     fn next_block(&mut self) -> io::Result<Block> {
-        let stream = self.stream.as_mut().ok_or_else(|| io::Error::other("no stream"))?;
+        let stream = self
+            .stream
+            .as_mut()
+            .ok_or_else(|| io::Error::other("no stream"))?;
         let deadline = Instant::now() + STALL;
         loop {
             match stream.blocks.recv_timeout(Duration::from_millis(50)) {
                 Ok(Ok(bytes)) => {
-                    let block = Block { start: stream.next, bytes };
+                    let block = Block {
+                        start: stream.next,
+                        bytes,
+                    };
                     stream.next += block.bytes.len() as u64;
                     return Ok(block);
                 }
@@ -216,7 +230,10 @@ fn pump_once(
         .send()
         .map_err(|e| io::Error::other(e.without_url()))?;
     if response.status() != StatusCode::PARTIAL_CONTENT {
-        return Err(io::Error::other(format!("the media server answered {}", response.status())));
+        return Err(io::Error::other(format!(
+            "the media server answered {}",
+            response.status()
+        )));
     }
     loop {
         let mut block = vec![0; BLOCK.min((end - *at) as usize)];

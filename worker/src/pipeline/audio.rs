@@ -40,7 +40,7 @@ pub(super) fn run(
     let mut decoder = Decoder::open(params, time_base, 1).map_err(|e| av(&e))?;
     let mut stage = Stage {
         work,
-        facts,
+        start_us: facts.from_us,
         metadata,
         outlet,
         shared,
@@ -53,6 +53,10 @@ pub(super) fn run(
     while let Ok(feed) = packets.recv() {
         let alive = match feed {
             Feed::Packet(packet) => decode(&mut decoder, Some(&packet), &mut stage)?,
+            Feed::Start(time_us) => {
+                stage.start_at(time_us);
+                true
+            }
             // Decoder, filter and encoder together hold back less than a second.
             Feed::Until(time_us) => outlet.until(time_us - 1_000_000),
         };
@@ -90,7 +94,8 @@ fn decode(
 
 struct Stage<'a> {
     work: &'a AudioWork,
-    facts: &'a Facts,
+    /// Start of the job on the output's timeline, microseconds.
+    start_us: i64,
     metadata: &'a [(String, String)],
     outlet: &'a Outlet,
     shared: &'a Shared,
@@ -125,6 +130,13 @@ impl Stage<'_> {
             self.grid = Some(self.open(&frame)?);
         }
         Ok(())
+    }
+
+    fn start_at(&mut self, time_us: i64) {
+        self.start_us = time_us;
+        if let Some(grid) = &mut self.grid {
+            grid.earliest_us = earliest_us(time_us);
+        }
     }
 
     fn frame(&mut self, mut frame: Frame) -> Result<bool, Problem> {
@@ -221,19 +233,6 @@ impl Stage<'_> {
             0 => FREE_FRAME,
             size => size,
         };
-        let base = Rational {
-            num: 1,
-            den: first.sample_rate(),
-        };
-        let earliest = if self.facts.is_seek {
-            rescale(
-                (self.facts.from_us - AUDIO_LEAD_US / 2).max(0),
-                MICROS,
-                base,
-            )
-        } else {
-            0
-        };
         let format = format!(
             "aformat=sample_rates={}:channel_layouts={}",
             first.sample_rate(),
@@ -242,7 +241,7 @@ impl Stage<'_> {
         Ok(Grid {
             encoder,
             size,
-            earliest,
+            earliest_us: earliest_us(self.start_us),
             format,
             start: None,
             placed: false,
@@ -269,13 +268,19 @@ impl Stage<'_> {
     }
 }
 
+/// Where encoding begins for a job that starts at `start_us`: earlier by more than two frames of any
+/// encoder, and by the delay of the video encoder, whose decoding times decide the cut.
+fn earliest_us(start_us: i64) -> i64 {
+    (start_us - AUDIO_LEAD_US / 2).max(0)
+}
+
 /// Collects samples into the encoder's frames.
 struct Grid {
     encoder: Encoder,
     /// Samples per frame.
     size: usize,
-    /// No frame starts before this sample.
-    earliest: i64,
+    /// No frame starts before this time of the title, microseconds.
+    earliest_us: i64,
     /// Filter that keeps later frames to what the encoder was opened for.
     format: String,
     /// First sample of the frame being filled, counted from the title's zero; `None` before the
@@ -292,10 +297,15 @@ impl Grid {
     fn place(&mut self, from: &Frame, outlet: &Outlet, shared: &Shared) -> Result<bool, Problem> {
         let rate = f64::from(from.sample_rate());
         let first = !self.placed;
+        let base = Rational {
+            num: 1,
+            den: from.sample_rate(),
+        };
+        let earliest = rescale(self.earliest_us, MICROS, base);
         let size = self.size as i64;
         let start = *self
             .start
-            .get_or_insert_with(|| from.pts().max(self.earliest).div_euclid(size) * size);
+            .get_or_insert_with(|| from.pts().max(earliest).div_euclid(size) * size);
         let mut offset = 0;
         let jump = from.pts() - (start + self.filled as i64);
         if jump > 0 && (first || jump as f64 > JUMP_SECONDS * rate) {
@@ -357,7 +367,7 @@ impl Grid {
             return Ok(true);
         };
         frame.truncate_samples(self.filled);
-        let start = self.start.unwrap_or(self.earliest);
+        let start = self.start.unwrap_or_default();
         frame.set_pts(start);
         self.start = Some(start + self.filled as i64);
         self.filled = 0;

@@ -174,6 +174,20 @@ pub(super) fn run(
         _ => None,
     };
     let from_us = open.seek_us.map_or(i64::MIN, |t| t - open.shift_us);
+    if let Some(from) = &video_from
+        && copies(&routes, from.index)
+    {
+        // The sound of a copied video begins where the pictures do.
+        let base = open.input.streams[from.index].time_base;
+        let key_us = rescale(from.pts, base, MICROS) - open.shift_us;
+        for route in &routes {
+            if let Target::Audio(queue) = &route.to
+                && queue.send(Feed::Start(key_us)).is_err()
+            {
+                return Ok(());
+            }
+        }
+    }
     let end_us = read_all(&mut open, &mut routes, video_from, from_us, shared)?;
     if shared.is_over() {
         return Ok(());
@@ -191,6 +205,13 @@ pub(super) fn run(
         }
     }
     Ok(())
+}
+
+/// Is this stream copied, not encoded?
+fn copies(routes: &[Route], index: usize) -> bool {
+    routes
+        .iter()
+        .any(|r| r.index == index && matches!(r.to, Target::Copy(_)))
 }
 
 /// The video key at which a stream starts, in its own unshifted times.
