@@ -51,7 +51,7 @@ impl App {
     }
 }
 
-/// All routes, behind the check of [`auth`].
+/// All routes, behind the check of `auth`.
 pub fn app(state: App) -> Router {
     Router::new()
         .route(route::HEALTH, get(health::health))

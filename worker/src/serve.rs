@@ -6,11 +6,13 @@ use crate::{
     device,
     error::StartError,
     http::{self, App},
+    plan,
     session::Registry,
     shutdown::{Shutdown, Signals, Stage},
     store::{Spool, Store},
 };
 use axum::serve::ListenerExt;
+use plexbeam_api::job::ShortJob;
 use std::{
     io::{self, Write},
     net::SocketAddr,
@@ -72,6 +74,8 @@ impl Service {
 
     /// Proves the encoders and parks a child; ready afterwards.
     async fn warm_up(app: App, config: ServeConfig) {
+        // The first look into libav's tables costs what a job should not wait for.
+        let first_check = tokio::task::spawn_blocking(check_sample);
         match device::prove_apart(&config.child, config.hw).await {
             Ok(probe) => {
                 report(&probe, &config);
@@ -81,6 +85,9 @@ impl Service {
         }
         if let Err(problem) = app.spawner.park().await {
             tracing::error!(%problem, "no job process can be started");
+        }
+        if let Err(error) = first_check.await {
+            tracing::error!(%error, "checking a sample job");
         }
     }
 
@@ -138,6 +145,22 @@ impl Service {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Checks a job like most are; its outcome does not matter.
+fn check_sample() {
+    let sample = serde_json::json!({
+        "job_id": "sample",
+        "input": { "type": "file", "path": "/sample.mkv" },
+        "output": { "type": "hls" },
+        "arguments": { "resolution": "1280x720" }
+    });
+    let spec = serde_json::from_value(sample)
+        .ok()
+        .and_then(|job: ShortJob| job.into_spec().ok());
+    if let Some(spec) = spec {
+        let _ = plan::check(&spec);
     }
 }
 
