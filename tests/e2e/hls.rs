@@ -40,7 +40,7 @@ fn the_short_job_shows_a_playlist_that_plays() {
         202,
         "the same job again"
     );
-    let mut other = job.clone();
+    let mut other = job;
     other["arguments"]["video_bitrate"] = "5M".into();
     assert_eq!(
         worker.post("/transcode", &other).status(),

@@ -4,6 +4,7 @@ mod bad;
 #[path = "../browser/mod.rs"]
 mod browser;
 mod ceilings;
+mod checks;
 mod copy;
 mod corpus;
 mod fake;
