@@ -2,7 +2,7 @@
 //!
 //! ffmpeg's grammar is positional: options belong to the input or output that follows them, and a
 //! word that is no option and no option's value is an output. Whether an option takes a value is
-//! known by its name only, so a name that is not in [`table`] makes the rest of the line unreadable;
+//! known by its name only, so a name that is not in the table makes the rest of the line unreadable;
 //! that is an [`Error`] and never a guess. [`CommandLine::to_argv`] gives back the same words.
 
 mod table;

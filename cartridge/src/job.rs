@@ -1,7 +1,7 @@
 //! From Plex's command line to a job for a worker, or to the reason why the original runs instead.
 //!
 //! A job leaves this host only when every option of its line is understood: each is carried into the
-//! [`JobSpec`], or dropped by [`options::DROPPED`] with a reason written there. What is left over is
+//! [`JobSpec`], or dropped by one table with a reason written there. What is left over is
 //! a [`Reason`] (P1). Nothing here touches the network; the file system is asked through [`Files`].
 
 mod inputs;
