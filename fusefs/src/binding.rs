@@ -495,6 +495,8 @@ impl BoundDir {
             return None;
         }
         let mut starved = false;
+        let start = tokio::time::Instant::now() + STARVATION_CHECK;
+        let mut check = tokio::time::interval_at(start, STARVATION_CHECK);
         loop {
             let freed = cache.freed();
             tokio::pin!(freed);
@@ -504,7 +506,7 @@ impl BoundDir {
             }
             tokio::select! {
                 () = freed => {}
-                () = tokio::time::sleep(STARVATION_CHECK) => {
+                _ = check.tick() => {
                     // Twice in a row: a reader between two files is not starving.
                     let starving = self.is_starving(segment.number);
                     if std::mem::replace(&mut starved, starving) && starving {

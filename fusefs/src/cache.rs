@@ -14,7 +14,7 @@
 use crate::{
     config::CacheConfig,
     overlay::read_full,
-    remote::{FetchError, RemoteFile, SegmentSource},
+    remote::{FetchError, Origin, RemoteFile, SegmentSource},
 };
 use futures_util::StreamExt;
 use lru::LruCache;
@@ -137,6 +137,7 @@ impl CacheFile {
 #[derive(Debug)]
 struct Entry {
     file: Arc<CacheFile>,
+    origin: Arc<Origin>,
     rank: Rank,
     owner: Option<u64>,
     order: u64,
@@ -421,7 +422,7 @@ impl SegmentCache {
                     let (cache, file) = (self.clone(), file.clone());
                     tokio::spawn(async move {
                         let outcome = cache.attempts(&file, room).await;
-                        cache.land(&FileKey::of(&file), &outcome);
+                        cache.land(&file, &outcome);
                         // Nobody may wait any more.
                         let _ = tell.send(Some(outcome));
                     });
@@ -432,7 +433,8 @@ impl SegmentCache {
         join(flight).await
     }
 
-    fn land(&self, key: &FileKey, outcome: &Result<Arc<CacheFile>, FetchError>) {
+    fn land(&self, remote: &RemoteFile, outcome: &Result<Arc<CacheFile>, FetchError>) {
+        let key = FileKey::of(remote);
         let mut flights = self.flights.lock();
         if let Ok(file) = outcome {
             let mut shelf = self.shelf.lock();
@@ -440,13 +442,14 @@ impl SegmentCache {
             shelf.next_order += 1;
             let entry = Entry {
                 file: file.clone(),
+                origin: remote.origin.clone(),
                 rank: Rank::Free,
                 owner: None,
                 order,
             };
             shelf.entries.put(key.clone(), entry);
         }
-        flights.remove(key);
+        flights.remove(&key);
     }
 
     async fn attempts(&self, file: &RemoteFile, room: Room) -> Result<Arc<CacheFile>, FetchError> {
@@ -542,10 +545,13 @@ impl SegmentCache {
 impl Shelf {
     /// Least recently used file that may go and that no reader has open.
     fn free_victim(&self) -> Option<FileKey> {
+        let free = |entry: &Entry| entry.rank == Rank::Free && entry.is_closed();
         let mut oldest_first = self.entries.iter().rev();
-        oldest_first
-            .find(|(_, entry)| entry.rank == Rank::Free && entry.is_closed())
-            .map(|(key, _)| key.clone())
+        // Only copies go last.
+        let victim = oldest_first
+            .find(|(_, entry)| free(entry) && !entry.origin.is_gone())
+            .or_else(|| self.entries.iter().rev().find(|(_, entry)| free(entry)));
+        victim.map(|(key, _)| key.clone())
     }
 
     /// Newest unread file of the binding that is furthest beyond its share, when the asking one
@@ -568,7 +574,10 @@ impl Shelf {
         self.entries
             .iter()
             .filter(|(_, entry)| {
-                entry.owner == Some(greedy) && entry.rank == Rank::Unread && entry.is_closed()
+                entry.owner == Some(greedy)
+                    && entry.rank == Rank::Unread
+                    && entry.is_closed()
+                    && !entry.origin.is_gone()
             })
             .max_by_key(|(_, entry)| entry.order)
             .map(|(key, _)| key.clone())

@@ -362,12 +362,13 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.fs.write(fh.0, offset, data) {
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        match self.fs.write(fh.0, offset, data, mapped) {
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(errno(&error, "write", ino.0)),
         }

@@ -37,6 +37,8 @@ pub struct UpperFile {
     pub inode: Arc<Inode>,
     /// The backing file.
     pub fd: OwnedFd,
+    /// Writes go to its end, whatever place is asked.
+    pub appends: bool,
     /// How it is open.
     pub mode: Mode,
 }

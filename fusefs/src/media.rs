@@ -322,27 +322,35 @@ fn parse_range(text: &str, size: u64) -> Asked {
     }
 }
 
-/// Reads on a thread of its own, a few blocks ahead of the connection; ends with it.
+/// Reads a few blocks ahead of the connection; ends with it. A reader that rests (its encoder is
+/// paused) holds no thread.
 fn stream(file: File, start: u64, len: u64) -> Body {
     let (tell, told) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(AHEAD);
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(async move {
+        let file = Arc::new(file);
         let mut at = start;
         let end = start + len;
         while at < end {
-            let mut block = vec![0; (end - at).min(BLOCK as u64) as usize];
-            let read = read_full(&file, &mut block, at).map_err(|error| error.errno().into());
-            let block = match read {
+            let Ok(place) = tell.reserve().await else {
+                return;
+            };
+            let (file, size) = (file.clone(), (end - at).min(BLOCK as u64) as usize);
+            let read = tokio::task::spawn_blocking(move || {
+                let mut block = vec![0; size];
+                let read = read_full(&*file, &mut block, at).map_err(|error| error.errno())?;
+                block.truncate(read);
+                Ok::<_, io::Error>(block)
+            });
+            let block = match read.await {
                 // The file shrank: the connection must not end as if all had come.
-                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => {
-                    block.truncate(n);
-                    at += n as u64;
-                    Ok(Bytes::from(block))
-                }
-                Err(error) => Err(error),
+                Ok(Ok(block)) if block.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(block) => block,
+                Err(_) => return,
             };
             let failed = block.is_err();
-            if tell.blocking_send(block).is_err() || failed {
+            at += block.as_ref().map_or(0, |block| block.len() as u64);
+            place.send(block.map(Bytes::from));
+            if failed {
                 return;
             }
         }

@@ -1,7 +1,7 @@
 //! Flags and their `PLEXBEAM_*` twins, and what they make of the library's configuration.
 
 use clap::Parser;
-use plexbeam_fusefs::{CacheConfig, FsConfig, RemoteConfig, Secret, WorkerUrl};
+use plexbeam_fusefs::{BadWorkerUrl, CacheConfig, FsConfig, RemoteConfig, Secret, WorkerUrl};
 use std::{
     fmt,
     net::SocketAddr,
@@ -29,7 +29,11 @@ pub(crate) struct CliArgs {
         value_delimiter = ',',
         help_heading = "Workers"
     )]
-    workers: Vec<WorkerUrl>,
+    workers: Vec<MaybeWorker>,
+
+    /// The flag's own twin, beside the list that all programs share.
+    #[arg(long, hide = true, env = "PLEXBEAM_WORKER", value_delimiter = ',')]
+    worker_alias: Vec<MaybeWorker>,
 
     /// Key shared with the workers
     #[arg(
@@ -120,6 +124,22 @@ pub(crate) struct CliArgs {
     pub(crate) tell_parent: bool,
 }
 
+/// A worker, or the empty text that a variable left blank gives.
+#[derive(Debug, Clone)]
+pub(crate) struct MaybeWorker(Option<WorkerUrl>);
+
+impl std::str::FromStr for MaybeWorker {
+    type Err = BadWorkerUrl;
+
+    fn from_str(text: &str) -> Result<Self, BadWorkerUrl> {
+        if text.trim().is_empty() {
+            Ok(MaybeWorker(None))
+        } else {
+            text.parse().map(|worker| MaybeWorker(Some(worker)))
+        }
+    }
+}
+
 /// A key; not shown by `--help` or in debug output.
 #[derive(Clone)]
 pub(crate) struct Key(String);
@@ -129,9 +149,7 @@ impl std::str::FromStr for Key {
 
     fn from_str(text: &str) -> Result<Self, String> {
         // What cannot stand in a header would fail at each request.
-        if text.is_empty() {
-            Err("the key is empty".into())
-        } else if text.bytes().all(|byte| (0x21..0x7f).contains(&byte)) {
+        if text.bytes().all(|byte| (0x21..0x7f).contains(&byte)) {
             Ok(Key(text.to_owned()))
         } else {
             Err("the key may hold visible ASCII characters only".into())
@@ -216,12 +234,21 @@ impl CliArgs {
 
     /// The library's configuration.
     pub(crate) fn fs_config(&self) -> FsConfig {
-        let mut workers: Vec<WorkerUrl> = Vec::new();
-        for worker in &self.workers {
-            if !workers.contains(worker) {
-                workers.push(worker.clone());
+        let named = |list: &[MaybeWorker]| {
+            let mut workers: Vec<WorkerUrl> = Vec::new();
+            for worker in list.iter().filter_map(|worker| worker.0.as_ref()) {
+                if !workers.contains(worker) {
+                    workers.push(worker.clone());
+                }
             }
+            workers
+        };
+        let mut workers = named(&self.workers);
+        if workers.is_empty() {
+            workers = named(&self.worker_alias);
         }
+        // A variable left blank is no key.
+        let api_key = self.api_key.as_ref().filter(|key| !key.0.is_empty());
         FsConfig {
             backing: self.backing.as_deref().map(absolute),
             allow_other: self.allow_other,
@@ -232,7 +259,7 @@ impl CliArgs {
             },
             remote: RemoteConfig {
                 workers,
-                api_key: self.api_key.as_ref().map(|key| Secret::new(&key.0)),
+                api_key: api_key.map(|key| Secret::new(&key.0)),
                 ..RemoteConfig::default()
             },
             media: self.export_media,
@@ -284,6 +311,9 @@ mod tests {
         let workers = args.unwrap().fs_config().remote.workers;
         let workers: Vec<&str> = workers.iter().map(WorkerUrl::as_str).collect();
         assert_eq!(workers, ["http://a:1", "http://b:2"]);
+        let blank = ["plexbeam-mount", "/m", "--worker", "", "--api-key", ""];
+        let blank = CliArgs::try_parse_from(blank).unwrap().fs_config().remote;
+        assert!(blank.workers.is_empty() && blank.api_key.is_none());
         let refused = CliArgs::try_parse_from(["plexbeam-mount", "/m", "--worker", "https://a:1"]);
         assert!(refused.err().unwrap().to_string().contains("not there yet"));
     }

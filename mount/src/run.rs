@@ -166,6 +166,9 @@ fn report(mounted: &Mounted, config: &FsConfig) {
         media = ?mounted.media(),
         "mounted"
     );
+    if !config.allow_other {
+        tracing::warn!("other users cannot use this mount; Plex usually needs --allow-other");
+    }
     if workers.is_empty() {
         tracing::warn!("no worker is configured: this is a plain folder; give --worker URL");
     }

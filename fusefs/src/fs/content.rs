@@ -72,7 +72,7 @@ impl BeamFs {
         match &inode.node {
             Node::Upper(node) => {
                 let fd = node.open(flags.difference(NOT_OURS))?;
-                Ok(self.opened_upper(inode, fd, register))
+                Ok(self.opened_upper(inode, fd, flags.contains(OFlags::APPEND), register))
             }
             Node::Held(held) => {
                 let (file, held) = (held.file.clone(), Some(held.clone()));
@@ -90,6 +90,7 @@ impl BeamFs {
         &self,
         inode: Arc<Inode>,
         fd: OwnedFd,
+        appends: bool,
         register: Register<'_>,
     ) -> Opened {
         let regular = matches!(&inode.node, Node::Upper(node)
@@ -122,9 +123,12 @@ impl BeamFs {
             }
         };
         let mode = mode_of(&access);
-        let handle = self
-            .handles
-            .add(Handle::Upper(UpperFile { inode, fd, mode }));
+        let handle = self.handles.add(Handle::Upper(UpperFile {
+            inode,
+            fd,
+            appends,
+            mode,
+        }));
         Opened {
             handle,
             access,
@@ -318,9 +322,15 @@ impl BeamFs {
         })))
     }
 
-    /// `write`.
-    pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
-        write_full(&self.upper_file(handle)?.fd, data, offset)
+    /// `write`; `mapped` when it comes from a memory map, by whichever handle the kernel found.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8], mapped: bool) -> Result<()> {
+        let file = self.upper_file(handle)?;
+        match &file.inode.node {
+            Node::Upper(node) if mapped && file.appends => {
+                write_full(node.open(OFlags::WRONLY)?, data, offset)
+            }
+            _ => write_full(&file.fd, data, offset),
+        }
     }
 
     /// `fsync`.

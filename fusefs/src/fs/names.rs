@@ -131,7 +131,10 @@ impl BeamFs {
         let entry = self
             .entry(&inode)
             .inspect_err(|_| self.inodes.forget(inode.number, 1))?;
-        Ok((entry, self.opened_upper(inode, fd, register)))
+        Ok((
+            entry,
+            self.opened_upper(inode, fd, flags.contains(OFlags::APPEND), register),
+        ))
     }
 
     /// `unlink`.

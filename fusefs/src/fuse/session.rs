@@ -8,6 +8,7 @@ use super::Adapter;
 use crate::error::SetupError;
 use fuser::{BackgroundSession, Config, MountOption, Notifier, Session, SessionACL};
 use rustix::{
+    fd::OwnedFd,
     fs::{AtFlags, Mode, OFlags, StatxFlags},
     io::Errno,
     mount::{MountFlags, UnmountFlags},
@@ -123,6 +124,24 @@ fn alive(path: &Path) -> Option<io::Result<bool>> {
     told.recv_timeout(LIFE_SIGN).ok()
 }
 
+/// Opens the device and mounts it; gives the device.
+fn mount_direct(mountpoint: &Path, allow_other: bool) -> Result<OwnedFd, Errno> {
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let mut options = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    if allow_other {
+        options.push_str(",allow_other");
+    }
+    let options = CString::new(options).map_err(|_| Errno::INVAL)?;
+    let flags = MountFlags::NODEV | MountFlags::NOSUID;
+    rustix::mount::mount(SOURCE, mountpoint, FS_TYPE, flags, options.as_c_str())?;
+    Ok(device)
+}
+
 fn detach(path: &Path) -> io::Result<()> {
     match rustix::mount::unmount(path, UnmountFlags::DETACH) {
         Ok(()) => Ok(()),
@@ -181,39 +200,20 @@ impl Served {
             MountOption::NoDev,
             MountOption::NoSuid,
         ];
-        let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map_err(io::Error::from)
-            .map_err(failed(
-                "load the kernel module fuse, and give a container --device /dev/fuse",
-            ))?;
-        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        let mut options = format!(
-            "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
-            device.as_raw_fd(),
-            uid.as_raw(),
-            gid.as_raw(),
-        );
-        if allow_other {
-            options.push_str(",allow_other");
-        }
-        let options = CString::new(options)
-            .map_err(io::Error::from)
-            .map_err(failed("choose another path"))?;
-        let flags = MountFlags::NODEV | MountFlags::NOSUID;
         let hint = "run as root, or install fuse3 and allow user_allow_other in /etc/fuse.conf";
-        let mounted = rustix::mount::mount(SOURCE, mountpoint, FS_TYPE, flags, options.as_c_str());
-        let (session, by_helper) = match mounted {
-            Ok(()) => {
+        let (session, by_helper) = match mount_direct(mountpoint, allow_other) {
+            Ok(device) => {
                 let session = Session::from_fd(adapter, device, acl, config);
                 let session = session.inspect_err(|_| drop(detach(mountpoint)));
                 (session.map_err(failed(hint))?, false)
             }
-            Err(Errno::PERM) => {
-                drop(device);
-                (
-                    Session::new(adapter, mountpoint, &config).map_err(failed(hint))?,
-                    true,
-                )
+            Err(Errno::PERM | Errno::ACCESS) => {
+                let session = Session::new(adapter, mountpoint, &config);
+                (session.map_err(failed(hint))?, true)
+            }
+            Err(errno @ (Errno::NOENT | Errno::NODEV | Errno::NXIO)) => {
+                let hint = "load the kernel module fuse, and give a container --device /dev/fuse";
+                return Err(failed(hint)(errno.into()));
             }
             Err(errno) => return Err(failed(hint)(errno.into())),
         };

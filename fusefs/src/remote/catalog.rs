@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     time::{Duration, Instant, SystemTime},
@@ -24,9 +24,15 @@ pub struct Origin {
     /// Session on that worker.
     pub session: Id,
     token: Mutex<Option<Secret>>,
+    gone: AtomicBool,
 }
 
 impl Origin {
+    /// The worker does not have the session any more: what is kept of it is the only copy.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
     /// The session's own token, when a binding brought it.
     pub fn token(&self) -> Option<Secret> {
         self.token.lock().clone()
@@ -84,7 +90,6 @@ struct Files {
     status: Option<SessionStatus>,
     /// The worker itself told of it, so that `sessions/` shows it.
     confirmed: bool,
-    gone: bool,
 }
 
 /// One session of a worker.
@@ -107,6 +112,7 @@ impl Session {
                 worker,
                 session,
                 token: Mutex::new(None),
+                gone: AtomicBool::new(false),
             }),
             seen: SystemTime::now(),
             files: Mutex::default(),
@@ -159,19 +165,19 @@ impl Session {
 
     /// The worker does not have it any more.
     pub fn set_gone(&self) {
-        self.files.lock().gone = true;
+        self.origin.gone.store(true, Ordering::Release);
         self.bump();
     }
 
     /// The worker does not have it any more.
     pub fn is_gone(&self) -> bool {
-        self.files.lock().gone
+        self.origin.is_gone()
     }
 
     /// No further file will come. All files that did come are in the list by then.
     pub fn is_over(&self) -> bool {
         let files = self.files.lock();
-        files.gone
+        self.is_gone()
             || files
                 .status
                 .as_ref()
@@ -209,7 +215,7 @@ impl Session {
 
     fn is_shown(&self) -> bool {
         let files = self.files.lock();
-        files.confirmed && !files.gone
+        files.confirmed && !self.is_gone()
     }
 }
 
