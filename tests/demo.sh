@@ -21,16 +21,11 @@ fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
 # ---- cleaning up -------------------------------------------------------------------------------
 
-work='' worker='' mounter=''
+work='' worker='' mounter='' player=''
 
 # Processes whose program lies in the work directory: the cartridge, as "Plex Transcoder".
 of_demo() {
-  local link pid
-  for link in /proc/[0-9]*/exe; do
-    case "$(readlink "$link" 2>/dev/null || true)" in
-      "$work"/*) pid=${link#/proc/}; echo "${pid%/exe}" ;;
-    esac
-  done
+  find /proc -maxdepth 2 -name exe -lname "$work/*" 2>/dev/null | cut -d / -f 3
 }
 
 # Waits for a process for some tenths of a second, then kills it.
@@ -46,6 +41,7 @@ cleanup() {
   trap - EXIT
   trap '' INT TERM HUP
   [ -n "$work" ] || exit "$rc"
+  [ -z "$player" ] || end "$player" 20
   for pid in $(of_demo); do kill -9 "$pid" 2>/dev/null || true; done
   [ -z "$mounter" ] || end "$mounter" 100
   if grep -qs " $work/transcode " /proc/self/mounts; then
@@ -185,7 +181,11 @@ status=0
 env TMPDIR="$work/tmp" PLEXBEAM_CONFIG="$work/cartridge.toml" PLEXBEAM_LOG_DIR="$out/logs/cartridge" \
   PLEXBEAM_ORIGINAL=/bin/false PLEXBEAM_FALLBACK_TO_LOCAL=false \
   "$programs/fake-pms" --mount "$work/transcode" --cartridge "$programs/plexbeam-cartridge" \
-  --argv "$line" --media "$media" --keep "$work/kept" || status=$?
+  --argv "$line" --media "$media" --keep "$work/kept" &
+player=$!
+# A shell that waits takes signals at once.
+wait "$player" || status=$?
+player=''
 [ "$status" = 0 ] || fail "the fake Plex Media Server found fault (exit $status); see $out/logs"
 
 say "Checking what was read"
