@@ -240,12 +240,7 @@ async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
     traces.bound = info.is_some() && bind(&cwd, &plan, &accepted, &log).await;
     let hold = match traces.bound {
         true => Hold::Mount(cwd),
-        false => Hold::Download {
-            dir: cwd,
-            connection: session.connection(),
-            session: session.clone(),
-            made: traces.downloads.clone(),
-        },
+        false => Hold::download(cwd, &session, traces.downloads.clone()),
     };
     let mut course = Course {
         follow: client::follow(&session, announced.clone()),

@@ -43,30 +43,34 @@ pub(super) enum Hold {
     /// By the mount, in this bound directory.
     Mount(PathBuf),
     /// By download into an ordinary directory.
-    Download {
-        /// The directory.
-        dir: PathBuf,
-        /// Where from.
-        session: Session,
-        /// Used for all downloads.
-        connection: Connection,
-        /// What was made.
-        made: Downloads,
-    },
+    Download(Box<Download>),
+}
+
+/// Fetches files of a session into a directory.
+pub(super) struct Download {
+    dir: PathBuf,
+    session: Session,
+    connection: Connection,
+    made: Downloads,
 }
 
 impl Hold {
+    /// By download from this session; `made` grows with each file.
+    pub(super) fn download(dir: PathBuf, session: &Session, made: Downloads) -> Self {
+        Hold::Download(Box::new(Download {
+            dir,
+            connection: session.connection(),
+            session: session.clone(),
+            made,
+        }))
+    }
+
     /// Returns when the file is held under its final name.
     pub(super) async fn hold(&mut self, segment: &Segment) -> Result<(), HoldError> {
         let deadline = within(HOLD);
         match self {
             Hold::Mount(dir) => mounted(dir, &segment.name, deadline).await,
-            Hold::Download {
-                dir,
-                session,
-                connection,
-                made,
-            } => download(dir, session, connection, made, segment, deadline).await,
+            Hold::Download(download) => download.hold(segment, deadline).await,
         }
     }
 }
@@ -97,46 +101,42 @@ async fn mounted(dir: &Path, name: &FileName, deadline: Instant) -> Result<(), H
     }
 }
 
-async fn download(
-    dir: &Path,
-    session: &Session,
-    connection: &mut Connection,
-    made: &Downloads,
-    segment: &Segment,
-    deadline: Instant,
-) -> Result<(), HoldError> {
-    // A leading dot is no file name of any session, so that this one cannot be asked for.
-    let temporary = dir.join(format!(".{}.part", segment.name));
-    let last = dir.join(segment.name.as_str());
-    loop {
-        let fetched = session
-            .fetch(connection, segment, &temporary, deadline)
-            .await;
-        let error = match fetched {
-            Ok(()) => {
-                std::fs::rename(&temporary, &last).map_err(FetchError::from)?;
-                if let Ok(mut made) = made.lock() {
-                    made.push(last);
+impl Download {
+    async fn hold(&mut self, segment: &Segment, deadline: Instant) -> Result<(), HoldError> {
+        // A leading dot is no file name of any session, so that this one cannot be asked for.
+        let temporary = self.dir.join(format!(".{}.part", segment.name));
+        let last = self.dir.join(segment.name.as_str());
+        loop {
+            let fetched = self
+                .session
+                .fetch(&mut self.connection, segment, &temporary, deadline)
+                .await;
+            let error = match fetched {
+                Ok(()) => {
+                    std::fs::rename(&temporary, &last).map_err(FetchError::from)?;
+                    if let Ok(mut made) = self.made.lock() {
+                        made.push(last);
+                    }
+                    return Ok(());
                 }
-                return Ok(());
+                Err(error) => error,
+            };
+            let _ = std::fs::remove_file(&temporary);
+            let again = match &error {
+                FetchError::Worker(error) => client::may_retry(error),
+                FetchError::Damaged(_) => true,
+                FetchError::Here(_) => false,
+            };
+            if !again {
+                return Err(error.into());
             }
-            Err(error) => error,
-        };
-        let _ = std::fs::remove_file(&temporary);
-        let again = match &error {
-            FetchError::Worker(error) => client::may_retry(error),
-            FetchError::Damaged(_) => true,
-            FetchError::Here(_) => false,
-        };
-        if !again {
-            return Err(error.into());
+            if Instant::now() >= deadline {
+                return Err(HoldError::Deadline {
+                    name: segment.name.clone(),
+                    why: error.to_string(),
+                });
+            }
+            sleep(PAUSE).await;
         }
-        if Instant::now() >= deadline {
-            return Err(HoldError::Deadline {
-                name: segment.name.clone(),
-                why: error.to_string(),
-            });
-        }
-        sleep(PAUSE).await;
     }
 }
