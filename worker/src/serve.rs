@@ -181,8 +181,18 @@ fn default_spool(port: u16) -> PathBuf {
     std::env::temp_dir().join(format!("plexbeam-worker-{port}"))
 }
 
+/// Each connection and each file being sent takes a descriptor; the usual soft limit is 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Best effort: the soft limit is enough for a home.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
 /// `plexbeam-worker serve`: until a signal. Prints one line with the bound address.
 pub fn serve(config: ServeConfig) -> Result<(), StartError> {
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

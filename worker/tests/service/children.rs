@@ -34,14 +34,14 @@ async fn every_death_is_told_with_its_last_words() {
 
 #[tokio::test]
 async fn a_child_that_is_stopped_is_not_waited_for() {
-    let bench = Bench::with(|config| config.child.silence = Duration::from_millis(1500));
+    let bench = Bench::with(|config| config.child.silence = Duration::from_millis(3000));
     bench.start("j", &["probed", "deaf"]).await;
     until("the device", || async {
         bench.peek("j").await.filter(|s| s.device.is_some())
     })
     .await;
     // Deaf, but its process lives: no reason to end it.
-    tokio::time::sleep(Duration::from_millis(2000)).await;
+    tokio::time::sleep(Duration::from_millis(3300)).await;
     assert_eq!(bench.peek("j").await.unwrap().state, SessionState::Running);
     let pids = bench.children();
     assert!(!pids.is_empty());

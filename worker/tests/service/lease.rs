@@ -24,7 +24,7 @@ use SessionState::{Cancelled, Paused, Queued, Running};
 async fn p5_an_owner_that_is_never_heard_is_paused_then_freed() {
     let bench = Bench::new();
     bench
-        .start_job(&leased("j", &["seg:0:1:10", "work"], 100, 400))
+        .start_job(&leased("j", &["seg:0:1:10", "work"], 200, 1500))
         .await;
     // Watching is not owning.
     let mut stream = bench.stream("/sessions/j/events", &[]).await;
@@ -90,10 +90,10 @@ async fn p5_a_frozen_owner_with_an_open_connection_is_unheard() {
 #[tokio::test]
 async fn p5_polling_the_status_is_a_lease_too() {
     let bench = Bench::new();
-    bench.start_job(&leased("j", &["work"], 250, 60_000)).await;
+    bench.start_job(&leased("j", &["work"], 1000, 60_000)).await;
     let start = std::time::Instant::now();
     let mut stream = bench.stream("/sessions/j/events", &[]).await;
-    while start.elapsed() < std::time::Duration::from_millis(900) {
+    while start.elapsed() < std::time::Duration::from_millis(2200) {
         let status = bench.get("/status/j").await.json();
         assert_ne!(status["state"], "paused");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;

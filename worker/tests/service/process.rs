@@ -412,7 +412,7 @@ fn p8_a_job_reads_only_what_lies_under_the_media_roots() {
     let mapped = end("mapped", Path::new("/plex/media/film.mkv"));
     assert_eq!(mapped["state"], "completed", "{mapped}");
     for (id, path) in [
-        ("outside", input.clone()),
+        ("outside", input),
         ("link", root.join("link.mkv")),
         ("dots", root.join("../short.mkv")),
         ("mapped-dots", PathBuf::from("/plex/media/../short.mkv")),
