@@ -70,6 +70,10 @@ impl Url {
             Some(b'/') => path.to_owned(),
             _ => format!("/{path}"),
         };
+        // What cannot be sent later is refused now, while another way is still open.
+        if path.parse::<hyper::http::uri::PathAndQuery>().is_err() {
+            return Err(UrlError::Malformed);
+        }
         Ok(Url {
             host: host.to_owned(),
             port,
@@ -393,6 +397,7 @@ mod tests {
             "http://user:pass@gpu/",
             "http://gpu:notaport/",
             "http://gpu/a b",
+            "http://gpu/a\u{7f}",
             "http://gpu/a\r\nX: y",
         ] {
             assert_eq!(Url::parse(text), Err(UrlError::Malformed), "{text:?}");

@@ -54,7 +54,8 @@ pub fn run() -> u8 {
         });
     match outcome {
         Outcome::Exit(code) => {
-            log.master(format_args!("remote: exit {code}"));
+            let seconds = started.elapsed().as_secs();
+            log.master(format_args!("remote: exit {code} after {seconds} s"));
             code
         }
         Outcome::Original(reason) => {

@@ -16,7 +16,14 @@ const KEEP: usize = 200;
 #[derive(Debug, Clone)]
 pub struct Log {
     dir: PathBuf,
-    events: Arc<Mutex<Option<File>>>,
+    session: Arc<Mutex<Session>>,
+}
+
+/// What is known of the session, once it is.
+#[derive(Debug, Default)]
+struct Session {
+    job: Option<Id>,
+    events: Option<File>,
 }
 
 impl Log {
@@ -24,26 +31,26 @@ impl Log {
     pub fn new(dir: &Path) -> Self {
         Log {
             dir: dir.to_owned(),
-            events: Arc::default(),
+            session: Arc::default(),
         }
     }
 
     /// Opens the session's own log.
     pub fn open_session(&self, job: &Id) {
         let dir = self.dir.join("sessions");
-        if std::fs::create_dir_all(&dir).is_err() {
-            return;
-        }
+        // Where it cannot be made, opening the log fails and nothing is logged.
+        let _ = std::fs::create_dir_all(&dir);
         prune(&dir);
-        if let Ok(mut events) = self.events.lock() {
-            *events = append(&dir.join(format!("{job}.log")));
+        if let Ok(mut session) = self.session.lock() {
+            session.events = append(&dir.join(format!("{job}.log")));
+            session.job = Some(job.clone());
         }
     }
 
     /// Something happened in the session.
     pub fn event(&self, what: fmt::Arguments<'_>) {
-        if let Ok(mut events) = self.events.lock()
-            && let Some(file) = events.as_mut()
+        if let Ok(mut session) = self.session.lock()
+            && let Some(file) = session.events.as_mut()
         {
             write(file, what);
         }
@@ -52,8 +59,12 @@ impl Log {
     /// The one line of this process in `master.log`.
     pub fn master(&self, what: fmt::Arguments<'_>) {
         let _ = std::fs::create_dir_all(&self.dir);
+        let job = self.session.lock().ok().and_then(|s| s.job.clone());
         if let Some(mut file) = append(&self.dir.join("master.log")) {
-            write(&mut file, what);
+            match job {
+                Some(job) => write(&mut file, format_args!("{job} {what}")),
+                None => write(&mut file, what),
+            }
         }
     }
 }
@@ -103,7 +114,7 @@ mod tests {
         assert_eq!(text.lines().count(), 1);
         assert!(text.ends_with("two lines\n"));
         let text = std::fs::read_to_string(dir.path().join("master.log")).unwrap();
-        assert!(text.ends_with("] done\n"));
+        assert!(text.ends_with("] a-b done\n"));
     }
 
     #[test]
