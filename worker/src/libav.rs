@@ -8,6 +8,10 @@
 //! libav keeps no thread-local state in them, and a job has exactly one owner for each; the thread
 //! that owns it last drops it. Fields that came or went between FFmpeg 5.1 and 9 are not touched.
 #![allow(unsafe_code)]
+#![allow(
+    clippy::unnecessary_cast,
+    reason = "the C types of libav's constants differ between its versions"
+)]
 
 pub mod bsf;
 pub mod codec;

@@ -284,7 +284,7 @@ pub fn run(
     };
     let facts = resolved.facts;
     let outputs = resolved.outputs;
-    let result = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let (made, queue) = sync_channel(MADE_QUEUE);
         let mut routes: Vec<Vec<demux::Route>> =
             resolved.inputs.iter().map(|_| Vec::new()).collect();
@@ -323,7 +323,6 @@ pub fn run(
         // Stages that wait for room see the closed queue and end.
         drop(queue);
     });
-    let () = result;
     if control.is_cancelled() {
         return Err(cancelled());
     }

@@ -42,7 +42,7 @@ impl BitstreamFilter {
     }
 
     /// Passes one packet through; this filter gives one for one.
-    pub fn pass(&mut self, packet: Packet) -> Result<Packet> {
+    pub fn pass(&mut self, packet: &mut Packet) -> Result<Packet> {
         let out = Packet::new()?;
         // SAFETY: both packets are valid; send takes the content of the first.
         unsafe {

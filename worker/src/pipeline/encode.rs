@@ -270,7 +270,7 @@ impl<'a> Stage<'a> {
                 None => packet.is_key(),
             };
             if let Some(headers) = &mut self.headers {
-                packet = headers.pass(packet).map_err(|e| av(&e))?;
+                packet = headers.pass(&mut packet).map_err(|e| av(&e))?;
             }
             if !self.outlet.packet(packet, cut) {
                 return Ok(false);
