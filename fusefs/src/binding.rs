@@ -8,12 +8,15 @@
 //!
 //! Locks: the table before one directory's state before the cache's shelf; none across an await.
 
+mod follow;
+
+use self::follow::{end, follow};
 use crate::{
-    cache::{FileKey, Rank, Room, SegmentCache, Want},
+    cache::{FileKey, Rank, SegmentCache},
     config::Secret,
     error::{Error, Result},
     overlay::{UpperKey, UpperNode},
-    remote::{Catalog, FetchError, HttpSource, RemoteFile, Session, learn, same_session},
+    remote::{Catalog, HttpSource, RemoteFile, Session, same_session},
 };
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use plexbeam_api::{
@@ -30,12 +33,6 @@ use std::{
 };
 use tokio::{sync::Notify, task::AbortHandle};
 
-/// Attempts to tell a worker that a session is over; its lease ends it anyway.
-const END_ATTEMPTS: u32 = 5;
-/// Longest pause between two attempts at a file whose worker does not answer.
-const MAX_PAUSE: Duration = Duration::from_secs(3);
-/// While there is no room: how often it is looked at whether the reader has nothing left.
-const STARVATION_CHECK: Duration = Duration::from_secs(1);
 /// Longest JSON of `user.plexbeam.held`; the kernel takes 64 KiB at most.
 const MAX_HELD_LIST: usize = 60 << 10;
 
@@ -85,6 +82,8 @@ struct State {
     /// Highest number opened, by session and rendition.
     positions: HashMap<(u64, u32, Option<u32>), u32>,
     follower: Option<AbortHandle>,
+    /// The follower waits for room: the reader must go on first.
+    full: bool,
     changed_at: SystemTime,
 }
 
@@ -92,6 +91,7 @@ impl State {
     fn stop(&mut self) {
         if let Some(follower) = self.follower.take() {
             follower.abort();
+            self.full = false;
         }
     }
 }
@@ -234,6 +234,7 @@ impl BoundDir {
                 unread: HashSet::new(),
                 positions: HashMap::new(),
                 follower: None,
+                full: false,
                 changed_at: SystemTime::now(),
             }),
             changed: Notify::new(),
@@ -266,6 +267,16 @@ impl BoundDir {
         }
         self.changed.notify_waiters();
         Ok(())
+    }
+
+    /// Says whether the follower waits for room.
+    fn set_full(&self, full: bool) {
+        let mut state = self.state.lock();
+        if state.full != full {
+            state.full = full;
+            drop(state);
+            self.changed.notify_waiters();
+        }
     }
 
     /// The held file of this name.
@@ -304,7 +315,7 @@ impl BoundDir {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let mut version = {
+            let (mut version, full) = {
                 let state = self.state.lock();
                 if let Some(held) = state.held.get(&name) {
                     return json(&describe(held));
@@ -321,12 +332,14 @@ impl BoundDir {
                 if hopeless {
                     return Err(Error::NoAttribute);
                 }
-                version
+                (version, state.full)
             };
             tokio::select! {
                 () = changed => {}
                 _ = version.changed() => {}
-                () = tokio::time::sleep_until(deadline) => return Err(Error::NotYet),
+                () = tokio::time::sleep_until(deadline) => {
+                    return Err(if full { Error::Full } else { Error::NotYet });
+                }
             }
         }
     }
@@ -370,13 +383,16 @@ impl BoundDir {
         }
     }
 
-    /// A reader opened this file: what lies before it may go.
-    pub fn opened(&self, held: &HeldFile) {
+    /// A reader opened this file: what lies before it may go. False when it is held no more.
+    pub fn opened(&self, held: &HeldFile) -> bool {
         let segment = held.file.segment();
         let mut state = self.state.lock();
+        if !state.held.contains_key(segment.name.as_str()) {
+            return false;
+        }
         state.unread.remove(segment.name.as_str());
         let Some(number) = segment.number else {
-            return;
+            return true;
         };
         let stream = |segment: &plexbeam_api::Segment, origin: u64| {
             (origin, segment.output, segment.rendition)
@@ -402,6 +418,7 @@ impl BoundDir {
         }
         drop(state);
         self.changed.notify_waiters();
+        true
     }
 
     /// A reader closed this file.
@@ -464,154 +481,12 @@ impl BoundDir {
         }
         self.changed.notify_waiters();
     }
-
-    /// True when a file of this session is wanted and not held yet.
-    fn wants(&self, file: &RemoteFile) -> bool {
-        let name = file.name.as_str();
-        let state = self.state.lock();
-        !state.held.contains_key(name)
-            && !state.removed.contains(name)
-            && state.patterns.iter().any(|pattern| fits(pattern, name))
-    }
-
-    /// True when nothing is left to read but segments of this number: the reader cannot go on, and
-    /// so can free no room, before this one is shown.
-    fn is_starving(&self, number: Option<u32>) -> bool {
-        let state = self.state.lock();
-        state.unread.iter().all(|name| {
-            state
-                .held
-                .get(name)
-                .is_none_or(|held| held.file.segment().number == number)
-        })
-    }
-
-    /// Room for a file, in turn. `None` when it is to be shown without being kept: it is bigger
-    /// than the ceiling, or the reader would wait for ever.
-    async fn room(&self, file: &RemoteFile) -> Option<Room> {
-        let cache = &self.context.cache;
-        let segment = file.segment();
-        if cache.is_too_big(segment.size) {
-            return None;
-        }
-        let mut starved = false;
-        let start = tokio::time::Instant::now() + STARVATION_CHECK;
-        let mut check = tokio::time::interval_at(start, STARVATION_CHECK);
-        loop {
-            let freed = cache.freed();
-            tokio::pin!(freed);
-            freed.as_mut().enable();
-            if let Some(room) = cache.try_room(segment.size, Want::Share(self.uid)) {
-                return Some(room);
-            }
-            tokio::select! {
-                () = freed => {}
-                _ = check.tick() => {
-                    // Twice in a row: a reader between two files is not starving.
-                    let starving = self.is_starving(segment.number);
-                    if std::mem::replace(&mut starved, starving) && starving {
-                        return None;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Holds one file and shows it. Ends when it is shown or will never be.
-    async fn hold(self: Arc<Self>, epoch: u64, file: Arc<RemoteFile>, mut room: Option<Room>) {
-        let cache = &self.context.cache;
-        let mut pause = Duration::from_millis(200);
-        loop {
-            let outcome = match room.take() {
-                Some(room) => cache.fetch(&file, room).await.map(Some),
-                None => cache.examine(&file).await.map(|()| None),
-            };
-            let (session, name) = (&file.origin.session, &file.name);
-            match outcome {
-                // The cache file stays while `_here` lives, so its rank is set in time.
-                Ok(_here) => return self.publish(epoch, &file),
-                Err(FetchError::Local(error)) => {
-                    tracing::warn!(%session, %name, %error, "cannot keep the file, showing it uncached");
-                    room = None;
-                    continue;
-                }
-                Err(error) if error.is_passing() => {
-                    tracing::debug!(%session, %name, %error, "not fetched, trying on");
-                }
-                Err(error) => {
-                    tracing::error!(%session, %name, %error, "the file will not be shown");
-                    return self.give_up(epoch, &file);
-                }
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
-            room = self.room(&file).await;
-        }
-    }
 }
 
 /// Keeps names from appearing in a directory until it is dropped.
 #[derive(Debug)]
 pub struct Claim<'a> {
     _state: MutexGuard<'a, State>,
-}
-
-/// Follows a session for one epoch of a binding. Ends with the session; aborted with the epoch.
-async fn follow(bound: Arc<BoundDir>, session: Arc<Session>, epoch: u64) {
-    let mut version = session.watch();
-    {
-        let (source, session) = (bound.context.source.clone(), session.clone());
-        // The binding's first files need not wait for the event stream.
-        bound
-            .context
-            .runtime
-            .spawn(async move { learn(&source, &session).await });
-    }
-    // Aborted with this task.
-    let mut downloads = tokio::task::JoinSet::new();
-    let mut position = 0;
-    loop {
-        version.mark_unchanged();
-        let files = session.since(position);
-        position += files.len();
-        for file in files {
-            if !bound.wants(&file) {
-                continue;
-            }
-            if file.is_mutable() {
-                bound.publish(epoch, &file);
-                continue;
-            }
-            while downloads.len() >= bound.context.parallel {
-                downloads.join_next().await;
-            }
-            let room = bound.room(&file).await;
-            downloads.spawn(bound.clone().hold(epoch, file, room));
-        }
-        while downloads.try_join_next().is_some() {}
-        if session.is_gone() {
-            break;
-        }
-        if version.changed().await.is_err() {
-            break;
-        }
-    }
-    while downloads.join_next().await.is_some() {}
-}
-
-async fn end(source: Arc<HttpSource>, session: Arc<Session>) {
-    let mut pause = Duration::from_millis(200);
-    for _ in 0..END_ATTEMPTS {
-        match source.end(&session.origin).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::debug!(session = %session.origin.session, %error, "cannot end the session");
-            }
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(MAX_PAUSE);
-    }
-    tracing::warn!(session = %session.origin.session, "left to its lease: its worker does not answer");
 }
 
 fn describe(held: &HeldFile) -> Held {

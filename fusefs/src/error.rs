@@ -61,6 +61,9 @@ pub enum Error {
     /// A waited-for file is not held yet; ask again.
     #[error("not held yet")]
     NotYet,
+    /// A waited-for file finds no room before the reader goes on; ask again.
+    #[error("no room for it yet")]
+    Full,
     /// Too many reads and waits are parked.
     #[error("too many parked calls")]
     Crowded,
@@ -102,6 +105,7 @@ impl Error {
             Error::Reserved => Errno::PERM,
             Error::NoAttribute => Errno::NODATA,
             Error::NotYet => Errno::AGAIN,
+            Error::Full => Errno::BUSY,
             Error::Crowded => Errno::AGAIN,
             Error::SmallBuffer => Errno::RANGE,
             Error::Deadline(_) => Errno::TIMEDOUT,

@@ -68,6 +68,7 @@ fn errno(error: &Error, call: &'static str, number: u64) -> Errno {
         | Error::Reserved
         | Error::NoAttribute
         | Error::NotYet
+        | Error::Full
         | Error::Crowded
         | Error::SmallBuffer => tracing::trace!(call, inode = number, %error, "failed"),
     }

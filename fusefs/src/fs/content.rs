@@ -147,13 +147,19 @@ impl BeamFs {
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC) {
             return Err(Error::WorkerMade);
         }
+        // Before the question whether it is still held: a removal takes the name first.
+        let here = if file.is_mutable() {
+            None
+        } else {
+            self.parts.cache.get(&FileKey::of(&file))
+        };
+        // False where the name was removed between its lookup and this open.
+        let mut named = true;
         let held = held.and_then(|held| {
-            let bound = self.parts.bindings.by_uid(held.bound)?;
-            Some((bound, held))
+            let bound = self.parts.bindings.by_uid(held.bound);
+            named = bound.as_ref().is_some_and(|bound| bound.opened(&held));
+            Some((bound?, held))
         });
-        if let Some((bound, held)) = &held {
-            bound.opened(held);
-        }
         let (access, pinned) = if file.is_mutable() {
             (Access::Direct, None)
         } else {
@@ -164,7 +170,7 @@ impl BeamFs {
                     Access::Passthrough(passthrough.backing.clone()),
                     passthrough.pinned.clone(),
                 )
-            } else if let Some(here) = self.parts.cache.get(&FileKey::of(&file)) {
+            } else if let Some(here) = here {
                 let backing = if io.cached == 0 {
                     self.register(here.file().as_fd(), register)
                 } else {
@@ -184,8 +190,10 @@ impl BeamFs {
                         (Access::Cached { keep: true }, Some(here))
                     }
                 }
-            } else {
+            } else if named {
                 (Access::Direct, None)
+            } else {
+                return Err(Error::NoName);
             }
         };
         let mode = mode_of(&access);

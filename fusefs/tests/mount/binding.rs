@@ -78,40 +78,62 @@ fn damage_is_fetched_again_and_never_shown() {
     assert_eq!(errno(read), Errno::IO);
 }
 
-/// P1 of the removal: PMS's `rm -r` comes to its end at once, however fast the worker publishes.
+/// PMS's `rm -r` comes to its end at once, however fast the worker publishes, and whoever reads.
 #[test]
 fn rm_r_succeeds_in_a_publish_storm() {
     if !can_mount() {
         return;
     }
     let env = Env::new();
-    for round in 0..40 {
-        let session = format!("storm-{round}");
-        env.worker.new_session(&session);
-        let dir = env.bind(&session, &session);
-        fs::write(dir.join("temp-0.srt"), "1\n").unwrap();
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut number = 1;
-                while !stop.load(Ordering::Relaxed) && number < 2_000 {
-                    env.worker.publish_media(&session, 0, number, 2_000);
-                    number += 1;
+    std::thread::scope(|scope| {
+        for player in 0..3 {
+            let env = &env;
+            scope.spawn(move || {
+                for round in 0..12 {
+                    storm(env, &format!("storm-{player}-{round}"), 1 + 2 * round);
                 }
             });
-            // Rounds meet the storm at different points.
-            let met = media_name(0, 1 + round * 2);
-            env.wait_held(&session, &met).unwrap();
-            let output = Command::new("rm").arg("-r").arg(&dir).output().unwrap();
-            stop.store(true, Ordering::Relaxed);
-            assert!(output.status.success(), "round {round}: {output:?}");
-        });
-        assert_eq!(errno(fs::metadata(&dir)), Errno::NOENT);
-        eventually("the session is ended", || {
-            env.worker.lock().ended.contains(&id(&session))
-        });
-    }
+        }
+    });
     eventually("all bytes came back", || env.cache_usage().used == 0);
+}
+
+fn storm(env: &Env, session: &str, met: u32) {
+    env.worker.new_session(session);
+    let dir = env.bind(session, session);
+    fs::write(dir.join("temp-0.srt"), "1\n").unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number = 1;
+            while !stop.load(Ordering::Relaxed) && number < 1_000 {
+                env.worker.publish_media(session, 0, number, 2_000);
+                number += 1;
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(entries) = fs::read_dir(&dir) else {
+                    continue;
+                };
+                for entry in entries.flatten() {
+                    match fs::read(entry.path()) {
+                        Ok(bytes) => assert!([2, 2_000].contains(&bytes.len())),
+                        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+                    }
+                }
+            }
+        });
+        // Rounds meet the storm at different points.
+        env.wait_held(session, &media_name(0, met)).unwrap();
+        let output = Command::new("rm").arg("-r").arg(&dir).output().unwrap();
+        stop.store(true, Ordering::Relaxed);
+        assert!(output.status.success(), "{session}: {output:?}");
+    });
+    assert_eq!(errno(fs::metadata(&dir)), Errno::NOENT);
+    eventually("the session is ended", || {
+        env.worker.lock().ended.contains(&id(session))
+    });
 }
 
 #[test]

@@ -122,6 +122,28 @@ fn a_second_session_gets_its_share() {
     assert!(env.cache_usage().peak <= 4 * MIB as u64);
 }
 
+/// The announcement's wait tells a full cache from a slow worker.
+#[test]
+fn a_pausing_viewer_stops_the_fetching_and_it_is_said() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::with(|config| config.cache.ceiling = 2 * MIB as u64);
+    env.worker.new_session("s1");
+    let dir = env.bind("play", "s1");
+    for number in 1..=9 {
+        env.worker.publish_media("s1", 0, number, MIB / 2);
+    }
+    let fifth = format!("{}.{}", plexbeam_api::mount::XATTR_HELD, media_name(0, 5));
+    eventually("the cache is full", || {
+        get_attribute(&dir, &fifth) == Err(Errno::BUSY)
+    });
+    assert_eq!(names(&dir).len(), 4);
+    assert_eq!(env.worker.asked(&media_name(0, 5)), 0);
+    fs::read(dir.join(media_name(0, 1))).unwrap();
+    env.wait_held("play", &media_name(0, 5)).unwrap();
+}
+
 /// Segments larger than half the ceiling: no two fit, and the player still goes on.
 #[test]
 fn a_reader_is_never_starved_by_a_small_cache() {

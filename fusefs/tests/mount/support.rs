@@ -498,7 +498,9 @@ impl Env {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             match get_attribute(&self.path(dir), &format!("{XATTR_HELD}.{name}")) {
-                Err(Errno::AGAIN) => assert!(Instant::now() < deadline, "{name} is never held"),
+                Err(Errno::AGAIN | Errno::BUSY) => {
+                    assert!(Instant::now() < deadline, "{name} is never held")
+                }
                 other => return other,
             }
         }

@@ -11,8 +11,9 @@ pub const XATTR_MOUNT: &str = "user.plexbeam.mount";
 /// Read on any directory: a JSON list of [`WorkerRow`], best first.
 pub const XATTR_WORKERS: &str = "user.plexbeam.workers";
 /// Read on a bound directory: a JSON list of held [`Held`] files. With `.` and a file name appended
-/// the JSON [`Held`] of that one; the call waits for it, at most [`HELD_WAIT_MS`], then EAGAIN. A
-/// name that the session ended without, or a frozen binding, is ENODATA at once.
+/// the JSON [`Held`] of that one; the call waits for it, at most [`HELD_WAIT_MS`], then EAGAIN; or
+/// EBUSY, when the cache is full of what nobody has read yet, so that it may take as long as the
+/// viewer pauses. A name that the session ended without, or a frozen binding, is ENODATA at once.
 pub const XATTR_HELD: &str = "user.plexbeam.held";
 /// Read on any directory: a JSON [`CacheUsage`].
 pub const XATTR_CACHE: &str = "user.plexbeam.cache";
