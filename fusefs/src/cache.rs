@@ -11,10 +11,17 @@
 //!
 //! A cache may miss but may not lie: length and SHA-256 are checked before a file can be had.
 
+mod shelf;
+#[cfg(test)]
+mod tests;
+
+pub use shelf::Rank;
+
+use self::shelf::{Entry, Shelf};
 use crate::{
     config::CacheConfig,
     overlay::read_full,
-    remote::{FetchError, Origin, RemoteFile, SegmentSource},
+    remote::{FetchError, RemoteFile, SegmentSource},
 };
 use futures_util::StreamExt;
 use lru::LruCache;
@@ -60,17 +67,6 @@ impl FileKey {
             name: file.name.clone(),
         }
     }
-}
-
-/// Who may be pushed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rank {
-    /// Stays as long as its binding: init segments and headers.
-    Keep,
-    /// Held for a binding and not read yet.
-    Unread,
-    /// May go, least recently used first.
-    Free,
 }
 
 /// For whom room is wanted.
@@ -132,23 +128,6 @@ impl CacheFile {
         buffer.truncate(read);
         Ok(buffer)
     }
-}
-
-#[derive(Debug)]
-struct Entry {
-    file: Arc<CacheFile>,
-    origin: Arc<Origin>,
-    rank: Rank,
-    owner: Option<u64>,
-    order: u64,
-}
-
-#[derive(Debug)]
-struct Shelf {
-    entries: LruCache<FileKey, Entry>,
-    /// Live bindings, among which the ceiling is shared.
-    owners: HashSet<u64>,
-    next_order: u64,
 }
 
 type Outcome = Option<Result<Arc<CacheFile>, FetchError>>;
@@ -539,54 +518,6 @@ impl SegmentCache {
         } else {
             Ok(sink)
         }
-    }
-}
-
-impl Shelf {
-    /// Least recently used file that may go and that no reader has open.
-    fn free_victim(&self) -> Option<FileKey> {
-        let free = |entry: &Entry| entry.rank == Rank::Free && entry.is_closed();
-        let mut oldest_first = self.entries.iter().rev();
-        // Only copies go last.
-        let victim = oldest_first
-            .find(|(_, entry)| free(entry) && !entry.origin.is_gone())
-            .or_else(|| self.entries.iter().rev().find(|(_, entry)| free(entry)));
-        victim.map(|(key, _)| key.clone())
-    }
-
-    /// Newest unread file of the binding that is furthest beyond its share, when the asking one
-    /// stays within its own.
-    fn unfair_victim(&self, asking: u64, bytes: u64, ceiling: u64) -> Option<FileKey> {
-        let share = ceiling / self.owners.len().max(1) as u64;
-        let mut held: HashMap<u64, u64> = HashMap::new();
-        for (_, entry) in self.entries.iter() {
-            if let Some(owner) = entry.owner {
-                *held.entry(owner).or_default() += on_disk(entry.file.size);
-            }
-        }
-        if held.get(&asking).copied().unwrap_or(0) + bytes > share {
-            return None;
-        }
-        let others = held
-            .into_iter()
-            .filter(|(owner, sum)| *owner != asking && *sum > share);
-        let (greedy, _) = others.max_by_key(|(_, sum)| *sum)?;
-        self.entries
-            .iter()
-            .filter(|(_, entry)| {
-                entry.owner == Some(greedy)
-                    && entry.rank == Rank::Unread
-                    && entry.is_closed()
-                    && !entry.origin.is_gone()
-            })
-            .max_by_key(|(_, entry)| entry.order)
-            .map(|(key, _)| key.clone())
-    }
-}
-
-impl Entry {
-    fn is_closed(&self) -> bool {
-        Arc::strong_count(&self.file) == 1
     }
 }
 

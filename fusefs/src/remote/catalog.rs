@@ -120,6 +120,12 @@ impl Session {
         })
     }
 
+    /// A session that no worker told of.
+    #[cfg(test)]
+    pub(crate) fn for_test(session: &str) -> Arc<Self> {
+        Session::new(0, session.parse().unwrap())
+    }
+
     fn bump(&self) {
         self.version.send_modify(|version| *version += 1);
     }
@@ -389,14 +395,26 @@ impl Catalog {
         }
     }
 
-    /// The worker told of a session's state.
+    /// The worker told of a session's state. One that ended may come again under its id, but not by
+    /// a late word of its end.
     pub(super) fn status(&self, worker: usize, status: SessionStatus) {
+        {
+            let mut known = self.workers[worker].known.lock();
+            if known.ended.contains(&status.session) {
+                if status.state.is_end() {
+                    return;
+                }
+                known.ended.remove(&status.session);
+            }
+        }
         self.session(worker, &status.session).set_status(status);
     }
 
     /// The worker told of a file.
     pub(super) fn segment(&self, worker: usize, session: &Id, segment: Segment) {
-        self.session(worker, session).add(segment);
+        if !self.workers[worker].known.lock().ended.contains(session) {
+            self.session(worker, session).add(segment);
+        }
     }
 
     /// The worker dropped a session.
