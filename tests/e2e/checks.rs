@@ -47,7 +47,7 @@ fn tfdt(dir: &Path, name: &str, seconds: u64) {
 fn every_damage_to_a_play_is_found() {
     let stage = Stage::new("checks");
     let film = Film {
-        seconds: 6.0,
+        seconds: 4.0,
         size: (160, 90),
         rate: "24",
         ..Film::default()
@@ -69,7 +69,7 @@ fn every_damage_to_a_play_is_found() {
             fs::remove_file(dir.join(VIDEO)).expect("remove a kept file");
         }),
         ("the wrong segment", "`tfdt`", |dir| {
-            put(dir, VIDEO, &file(dir, "chunk-stream0-00003.m4s"));
+            put(dir, VIDEO, &file(dir, "chunk-stream0-00001.m4s"));
         }),
         ("video is late", "`tfdt`", |dir| tfdt(dir, VIDEO, 1)),
         ("sound is late", "`tfdt`", |dir| tfdt(dir, SOUND, 1)),

@@ -18,8 +18,8 @@ use std::{
 
 fn film() -> Film {
     Film {
-        seconds: 8.0,
-        size: (320, 180),
+        seconds: 6.0,
+        size: (160, 90),
         rate: "24",
         ..Film::default()
     }
@@ -51,7 +51,7 @@ fn run(line: Line, fault: Option<&str>) -> Report {
 fn a_good_dash_transcoder_passes() {
     let report = run(dash(), None);
     report.assert_clean();
-    assert_eq!(report.segments, 8, "four segments of two streams");
+    assert_eq!(report.segments, 6, "three segments of two streams");
     assert!(report.bytes > 10_000 && report.ttfs_ms.is_some());
 }
 
@@ -59,7 +59,7 @@ fn a_good_dash_transcoder_passes() {
 fn a_good_mpegts_transcoder_passes() {
     let report = run(segments(), None);
     report.assert_clean();
-    assert_eq!(report.segments, 4);
+    assert_eq!(report.segments, 3);
 }
 
 #[test]

@@ -101,13 +101,17 @@ fn record(env: &TestEnv) -> PathBuf {
 /// Ends of the cartridge's log files.
 pub(crate) fn cartridge_log(env: &TestEnv) -> String {
     let mut text = String::new();
-    for entry in std::fs::read_dir(env.dir("cartridge-log"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        text.push_str(&format!("-- {}\n", entry.path().display()));
-        text.push_str(&plexbeam_tests::env::tail(&entry.path()));
+    let mut folders = vec![env.dir("cartridge-log")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            text.push_str(&format!("-- {}\n", path.display()));
+            text.push_str(&plexbeam_tests::env::tail(&path));
+        }
     }
     text
 }

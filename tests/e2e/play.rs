@@ -3,7 +3,7 @@
 use crate::kit::Stage;
 use plexbeam_tests::{
     argv::{self, Line},
-    media::{AC3, Audio, EAC3, Film, HEVC10, Subtitle},
+    media::{AC3, Audio, Clip, EAC3, Film, HEVC10, Subtitle},
     probe,
 };
 use std::collections::HashMap;
@@ -185,11 +185,152 @@ fn a_staged_subtitle_file_is_muxed() {
     );
 }
 
+/// cpx-262, whose source stops at the list: a seek to 224 s, an external SRT with its own `-ss`
+/// turned into ASS, Opus, and the film's fonts copied along.
+#[test]
+fn staged_subtitles_become_ass_after_a_seek() {
+    let stage = Stage::new("cpx-262");
+    let film = Film {
+        seconds: 240.0,
+        size: (96, 54),
+        audio: vec![AC3],
+        attachments: true,
+        ..Film::default()
+    };
+    let mut line = argv::line("cpx-262").scaled(96, 54);
+    let url = "http://127.0.0.1:32400/video/:/transcode/session/abc/def";
+    let tail = argv::mpegts_line();
+    let from = tail.argv.iter().position(|a| a == "-segment_list");
+    let from = from.expect("the line has a list");
+    line.argv.extend_from_slice(&tail.argv[from..]);
+    let list = line
+        .argv
+        .iter()
+        .position(|a| a == "-segment_list")
+        .expect("a list")
+        + 1;
+    line.argv[list] = format!("{url}/manifest?X-Plex-Http-Pipeline=infinite");
+    line.argv
+        .extend(["-segment_format_options", "output_ts_offset=10"].map(str::to_owned));
+    let name = line
+        .argv
+        .iter()
+        .position(|a| a == "media-%05d.ts")
+        .expect("a name");
+    line.argv.remove(name);
+    line.argv.push("media-%05d.ts".into());
+    line.argv
+        .extend(["-progressurl".to_owned(), format!("{url}/progress")]);
+    line.argv.extend(
+        [
+            "-start_at_zero",
+            "-copyts",
+            "-y",
+            "-nostats",
+            "-loglevel",
+            "quiet",
+        ]
+        .map(str::to_owned),
+    );
+    let mut play = stage.play(line, &film.clip().path());
+    play.subtitles = plexbeam_tests::media::srt_text(240);
+    let report = stage.check(&play);
+    let job = &report.jobs[0];
+    assert_eq!(job.rows[0].name, "media-00028.ts");
+    assert_eq!(job.rows.len(), 2, "224 to 240 s in segments of 8 s");
+    let kept = job.kept.clone().expect("copies");
+    let file = |name: &str| std::fs::read(kept.join(name)).expect("a kept file");
+    let mut all = file("header");
+    for row in &job.rows {
+        all.extend(file(&row.name));
+    }
+    let streams = probe::streams_of(&all);
+    let kinds: Vec<&str> = streams.iter().map(|s| s.codec_name.as_str()).collect();
+    assert_eq!(kinds[..3], ["h264", "opus", "ass"], "{kinds:?}");
+    assert!(
+        streams.iter().any(|s| s.codec_type == "attachment"),
+        "the font was not copied: {kinds:?}"
+    );
+    let lines: Vec<f64> = probe::packets_of(&all, Some("s:0"))
+        .iter()
+        .filter_map(|p| p.pts_time)
+        .collect();
+    let due: Vec<f64> = (224..240).map(|n| 10.1 + f64::from(n)).collect();
+    assert_eq!(lines.len(), due.len(), "{lines:?}");
+    assert!(
+        lines.iter().zip(&due).all(|(a, b)| (a - b).abs() < 0.02),
+        "{lines:?}"
+    );
+}
+
+/// A source without a constant rate: what is missing is filled, as ffmpeg does.
+#[test]
+fn a_variable_rate_becomes_constant() {
+    let stage = Stage::new("vfr");
+    let video =
+        "testsrc2=size=320x180:rate=24:duration=9,select='gt(mod(n,7),1)*lt(mod(n,50),41)+not(n)'";
+    let film = Clip::custom(
+        "vfr",
+        "mkv",
+        &[
+            "-f",
+            "lavfi",
+            "-i",
+            video,
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=frequency=440:sample_rate=48000:duration=9",
+            "-fps_mode",
+            "vfr",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-bf",
+            "2",
+            "-g",
+            "48",
+            "-pix_fmt",
+            "yuv420p",
+            "-c:a",
+            "ac3",
+        ],
+    );
+    let line = dash().scaled(320, 180).with("-r:0", "24");
+    stage.check(&stage.play(line, &film.path()));
+}
+
 /// HEVC Main 10 from an MPEG-TS whose clock does not begin at zero, odd rate.
 #[test]
 fn odd_sources_come_out_on_the_grid() {
     let stage = Stage::new("odd");
-    let films = [
+    for film in odd_films() {
+        let play = stage.play(odd_line(&film), &film.clip().path());
+        stage.check(&play);
+    }
+}
+
+#[test]
+fn odd_sources_are_sought_on_the_grid() {
+    let stage = Stage::new("odd-seek");
+    for film in odd_films() {
+        let mut play = stage.play(odd_line(&film), &film.clip().path());
+        play.seeks = vec![(1, 2)];
+        stage.check(&play);
+    }
+}
+
+fn odd_line(film: &Film) -> Line {
+    let line = dash().scaled(320, 180);
+    match film.rate {
+        "25" => line.with("-r:0", "25"),
+        _ => line,
+    }
+}
+
+fn odd_films() -> [Film; 4] {
+    [
         Film {
             video: HEVC10.to_vec(),
             container: "mp4",
@@ -218,14 +359,5 @@ fn odd_sources_come_out_on_the_grid() {
             attachments: true,
             ..film()
         },
-    ];
-    for film in films {
-        let line = dash().scaled(320, 180);
-        let line = if film.rate == "25" {
-            line.with("-r:0", "25")
-        } else {
-            line
-        };
-        stage.check(&stage.play(line, &film.clip().path()));
-    }
+    ]
 }

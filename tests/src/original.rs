@@ -490,7 +490,9 @@ impl Pms {
                     place + 1 == steps,
                 ))?;
             }
-            if fault == Some(Fault::ChangedFile)
+            // The last one, so that a reader in time cannot have missed the change.
+            if self.fault == Some(Fault::ChangedFile)
+                && place + 1 == steps
                 && let Some(name) = names_of(step).last()
             {
                 let mut bytes = fs::read(name).map_err(|e| e.to_string())?;

@@ -130,6 +130,12 @@ pub fn streams(path: &Path) -> Vec<Stream> {
     probe(&["-show_streams", path], "streams", None)
 }
 
+/// The streams of bytes in memory.
+#[track_caller]
+pub fn streams_of(bytes: &[u8]) -> Vec<Stream> {
+    probe(&["-show_streams", "pipe:0"], "streams", Some(bytes))
+}
+
 /// Length of a file in seconds.
 #[track_caller]
 pub fn duration(path: &Path) -> f64 {

@@ -99,7 +99,7 @@ fn stream(subject: &mut Subject<'_>, track: &Track, findings: &mut Vec<String>) 
             Err(error) => findings.push(format!("{name}: {error}")),
         }
     }
-    layout(subject, track, &init, &fragments, findings);
+    layout(track, &init, &fragments, findings);
     let all: Vec<u8> = init_bytes
         .iter()
         .copied()
@@ -176,16 +176,9 @@ fn stream(subject: &mut Subject<'_>, track: &Track, findings: &mut Vec<String>) 
 }
 
 /// `tfdt`, `sidx`, `mfhd` and the order of boxes.
-fn layout(
-    subject: &Subject<'_>,
-    track: &Track,
-    init: &boxes::Init,
-    fragments: &[Fragment],
-    findings: &mut Vec<String>,
-) {
+fn layout(track: &Track, init: &boxes::Init, fragments: &[Fragment], findings: &mut Vec<String>) {
     let scale = f64::from(init.time_scale);
     let mut expected: Option<i64> = None;
-    let mut sequence = None;
     for fragment in fragments {
         let media = &fragment.media;
         let name = &fragment.name;
@@ -231,17 +224,9 @@ fn layout(
                 "{name}: `tfdt` {tfdt:.4} s, title time {title:.4} s"
             ));
         }
-        for number in &media.sequence {
-            if sequence.is_none() && *number != subject.shape.first {
-                findings.push(format!(
-                    "{name}: `mfhd` begins at {number}, the job at {}",
-                    subject.shape.first
-                ));
-            }
-            if sequence.is_some_and(|s| *number <= s) {
-                findings.push(format!("{name}: `mfhd` {number} after {sequence:?}"));
-            }
-            sequence = Some(*number);
+        // One fragment per segment, counted as the segments are (PROTOCOL 7.1).
+        if media.sequence != [fragment.number] {
+            findings.push(format!("{name}: `mfhd` numbers {:?}", media.sequence));
         }
         if !media.samples.first().is_some_and(|s| s.sync) {
             findings.push(format!("{name}: the first sample is no sync sample"));

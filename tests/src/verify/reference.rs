@@ -13,8 +13,14 @@ pub fn encoded(film: &Path, shape: &Shape) -> Vec<(f64, bool)> {
     let out = work.path().join("reference.nut");
     let length = probe::duration(film);
     let steps = (length / shape.seconds).ceil() as u32;
+    // The times of the frames meant, since ffmpeg rounds other times to the nearest frame.
     let keys: Vec<String> = (0..=steps)
-        .map(|n| format!("{}", f64::from(n) * shape.seconds))
+        .map(|n| f64::from(n) * shape.seconds)
+        .map(|due| match shape.rate {
+            Some(rate) => (due * rate - 1e-6).ceil() / rate,
+            None => due,
+        })
+        .map(|time| format!("{time:.6}"))
         .collect();
     let keys = keys.join(",");
     let rate = shape.rate.map(|r| format!("{r}"));
