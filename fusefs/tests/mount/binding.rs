@@ -434,3 +434,116 @@ fn a_frozen_worker_delays_one_read_up_to_its_deadline() {
         fs::read(&path).is_ok_and(|bytes| bytes.len() == 50_000)
     });
 }
+
+/// Where there is no key, the session's own token opens its files, and only those.
+#[test]
+fn without_a_key_the_sessions_token_is_sent() {
+    if !can_mount() {
+        return;
+    }
+    let worker = FakeWorker::start("keyless");
+    worker.lock().open = true;
+    let env = Env::with(|config| {
+        config.remote.api_key = None;
+        config.remote.workers = vec![worker.url()];
+    });
+    worker.new_session("s1");
+    let dir = env.path("play");
+    fs::create_dir(&dir).unwrap();
+    set(&dir, XATTR_SOURCE, &binding("keyless", "s1", 1)).unwrap();
+    worker.publish_media("s1", 0, 1, 5_000);
+    env.wait_held("play", &media_name(0, 1)).unwrap();
+    assert_eq!(
+        worker.lock().bearer.as_deref(),
+        Some("Bearer very-secret-token")
+    );
+}
+
+/// P8: what a worker answers leads nowhere else, least of all with the key.
+#[test]
+fn redirects_are_not_followed() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    env.worker.new_session("s1");
+    env.bind("play", "s1");
+    env.worker.lock().redirect = Some(format!("http://{}/", elsewhere.local_addr().unwrap()));
+    env.worker.publish_media("s1", 0, 1, 5_000);
+    assert_eq!(env.wait_held("play", &media_name(0, 1)), Err(Errno::NODATA));
+    let read = fs::read(env.path("sessions/s1").join(media_name(0, 1)));
+    assert_eq!(errno(read), Errno::IO);
+    assert_eq!(
+        elsewhere.accept().unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock
+    );
+}
+
+#[test]
+fn several_workers_stand_side_by_side() {
+    if !can_mount() {
+        return;
+    }
+    let second = FakeWorker::start("worker-2");
+    second.lock().active = 4;
+    let env = Env::with(|config| config.remote.workers.insert(0, second.url()));
+    let rows = || -> Vec<WorkerRow> {
+        serde_json::from_str(&get_attribute(&env.path(""), XATTR_WORKERS).unwrap()).unwrap()
+    };
+    let order = |rows: &[WorkerRow]| -> Vec<(String, bool, u32)> {
+        let row = |row: &WorkerRow| (row.worker.clone().unwrap().to_string(), row.live, row.free);
+        rows.iter().map(row).collect()
+    };
+    let (one, two) = ("worker-1".to_owned(), "worker-2".to_owned());
+    assert_eq!(
+        order(&rows()),
+        [(one.clone(), true, 3), (two.clone(), true, 0)]
+    );
+    second.lock().active = 0;
+    eventually("the freer one comes first", || {
+        order(&rows()) == [(two.clone(), true, 4), (one.clone(), true, 3)]
+    });
+
+    env.worker.new_session("s1");
+    second.new_session("s2");
+    let dir = env.path("play");
+    fs::create_dir(&dir).unwrap();
+    set(&dir, XATTR_SOURCE, &binding("worker-2", "s2", 1)).unwrap();
+    let bytes = second.publish_media("s2", 0, 1, 5_000);
+    env.wait_held("play", &media_name(0, 1)).unwrap();
+    assert_eq!(fs::read(dir.join(media_name(0, 1))).unwrap(), bytes);
+    eventually("both are shown", || {
+        names(&env.path("sessions")) == ["s1", "s2"]
+    });
+
+    // One that is gone is no longer live; what is held of it stays.
+    drop(second);
+    eventually("the dead one comes last", || {
+        order(&rows()) == [(one.clone(), true, 3), (two.clone(), false, 0)]
+    });
+    assert!(rows()[1].error.is_some());
+    assert_eq!(fs::read(dir.join(media_name(0, 1))).unwrap(), bytes);
+}
+
+#[test]
+fn a_directory_removed_beneath_the_mount_ends_its_session() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::with(|config| {
+        let backing = config.mountpoint.parent().unwrap().join("backing");
+        fs::create_dir_all(&backing).unwrap();
+        config.backing = Some(backing);
+    });
+    env.worker.new_session("s1");
+    env.bind("play", "s1");
+    env.worker.publish_media("s1", 0, 1, 5_000);
+    env.wait_held("play", &media_name(0, 1)).unwrap();
+    fs::remove_dir(env.dir.path().join("backing/play")).unwrap();
+    eventually("the session is ended", || {
+        env.worker.lock().ended == [id("s1")]
+    });
+    eventually("all bytes came back", || env.cache_usage().used == 0);
+}

@@ -118,6 +118,14 @@ pub(crate) struct Fake {
     pub(crate) halves_sent: u32,
     /// Requests for content get no answer.
     pub(crate) frozen: bool,
+    /// Requests for content are sent here.
+    pub(crate) redirect: Option<String>,
+    /// No key is asked for.
+    pub(crate) open: bool,
+    /// `Authorization` of the last request for content.
+    pub(crate) bearer: Option<String>,
+    /// Running jobs, of four places.
+    pub(crate) active: u32,
 }
 
 struct Shared {
@@ -146,6 +154,7 @@ impl FakeWorker {
             fake: Mutex::new(Fake {
                 worker: worker.into(),
                 boot: "boot-1".into(),
+                active: 1,
                 ..Fake::default()
             }),
             events: broadcast::Sender::new(100_000),
@@ -158,7 +167,10 @@ impl FakeWorker {
             .route("/sessions/{id}", delete(end))
             .route("/sessions/{id}/files", get(files))
             .route("/sessions/{id}/files/{name}", get(file))
-            .layer(axum::middleware::from_fn(check_key))
+            .layer(axum::middleware::from_fn_with_state(
+                shared.clone(),
+                check_key,
+            ))
             .with_state(shared.clone());
         let listener = runtime
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
@@ -170,6 +182,10 @@ impl FakeWorker {
             shared,
             runtime: Some(runtime),
         }
+    }
+
+    pub(crate) fn url(&self) -> plexbeam_fusefs::WorkerUrl {
+        format!("http://{}", self.address).parse().unwrap()
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Fake> {
@@ -282,12 +298,16 @@ fn status(session: &str, state: SessionState) -> SessionStatus {
     }
 }
 
-async fn check_key(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+async fn check_key(
+    State(shared): App,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
     let key = request
         .headers()
         .get("x-api-key")
         .and_then(|key| key.to_str().ok());
-    if key == Some(KEY) {
+    if key == Some(KEY) || shared.fake.lock().unwrap().open {
         next.run(request).await
     } else {
         StatusCode::UNAUTHORIZED.into_response()
@@ -304,7 +324,7 @@ async fn health(State(shared): App) -> Json<Health> {
             version: "0".into(),
             ffmpeg: "0".into(),
             devices: Vec::new(),
-            active: 1,
+            active: fake.active,
             queued: 0,
             max_jobs: 4,
             speed: None,
@@ -349,6 +369,12 @@ async fn file(
     let (mut bytes, halved, frozen) = {
         let mut fake = shared.fake.lock().unwrap();
         *fake.asked.entry(name.to_string()).or_default() += 1;
+        let bearer = headers.get(header::AUTHORIZATION);
+        fake.bearer = bearer.map(|value| value.to_str().unwrap().to_owned());
+        if let Some(elsewhere) = &fake.redirect {
+            let location = [(header::LOCATION, elsewhere.clone())];
+            return (StatusCode::TEMPORARY_REDIRECT, location).into_response();
+        }
         let found = fake.sessions.get(&session).and_then(|session| {
             session
                 .files
@@ -459,7 +485,7 @@ impl Env {
         let mut config = FsConfig::new(&mountpoint);
         config.allow_other = true;
         config.cache.dir = Some(dir.path().join("cache"));
-        config.remote.workers = vec![format!("http://{}", worker.address).parse().unwrap()];
+        config.remote.workers = vec![worker.url()];
         config.remote.api_key = Some(Secret::new(KEY));
         config.remote.health_every = Duration::from_millis(200);
         change(&mut config);
