@@ -4,95 +4,35 @@
 //!
 //! [`server`] answers the calls, [`job`] holds what is known of one process and judges it,
 //! [`list`] reads the MPD and the CSV, [`startup`] knows which calls must come first.
+//! `child` is the process, `client` the player, [`report`] what came of it.
 
+mod child;
+mod client;
 pub mod job;
 pub mod list;
+pub mod report;
 pub mod server;
 pub mod startup;
 
+pub use report::{JobReport, Report, Rule, Violation};
+
 use crate::{
-    argv::{Line, Packaging, Place, Shape},
-    container,
+    argv::{Line, Place},
     env::http_client,
-    fake_pms::{
-        job::{Job, Row, Track},
-        server::Server,
-    },
-    media, wait,
+    media,
 };
-use rustix::process::{Pid, Signal, kill_process};
-use serde::Serialize;
+use child::Child;
+use client::Client;
+use job::Job;
+use rustix::process::Signal;
+use server::Server;
 use std::{
     ffi::OsString,
-    fmt, fs, io,
-    os::unix::process::CommandExt as _,
+    fmt, fs,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
-
-/// What the real PMS would refuse or lose, or a client would suffer from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rule {
-    /// Another method than PROTOCOL 6 names.
-    WrongMethod,
-    /// No or another `X-Plex-Token`.
-    WrongToken,
-    /// Unknown session, job or path.
-    WrongUrl,
-    /// A call that cannot be read.
-    Malformed,
-    /// An announced file does not exist.
-    FileMissing,
-    /// An announced file is empty, short, or not what it should be.
-    FileNotWhole,
-    /// A name's bytes or a number's times changed after they were announced.
-    Changed,
-    /// A number was left out, or several were announced by one call.
-    NotListed,
-    /// Numbers or calls in a wrong order.
-    OutOfOrder,
-    /// Times against PROTOCOL 7.
-    IllTimed,
-    /// A start-up call or a field of it is missing (PROTOCOL 6.1).
-    StartupMissing,
-    /// The pipelined connection ended before the process, or there was a second one.
-    PipelineClosed,
-    /// PMS was called before the worker had opened the input.
-    BeforeProbed,
-    /// Progress more often than each half second.
-    ProgressTooOften,
-    /// Something was written to stdout.
-    Stdout,
-    /// The process ended otherwise than it should.
-    ExitStatus,
-    /// A client waited longer than it does.
-    ClientStarved,
-    /// The job ended without its last manifest, or before the film did.
-    Unfinished,
-    /// PMS could not remove the session directory.
-    Remove,
-    /// A file of the session directory could not be read.
-    Read,
-}
-
-/// One fault.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Violation {
-    /// Which rule.
-    pub rule: Rule,
-    /// What was seen.
-    pub text: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.rule, self.text)
-    }
-}
 
 /// How fast the client reads.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -208,103 +148,6 @@ impl Play<'_> {
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
         self
-    }
-}
-
-/// What was seen of one process.
-#[derive(Debug, Clone, Serialize)]
-pub struct JobReport {
-    /// Job uuid.
-    pub job: String,
-    /// Number of the first segment.
-    pub first_number: u32,
-    /// From the start of the process to the client holding its first segment, milliseconds.
-    pub ttfs_ms: Option<u64>,
-    /// From the start of the process to the first list or manifest, milliseconds.
-    pub first_post_ms: Option<u64>,
-    /// From the start of the process to its first call, milliseconds.
-    pub first_call_ms: Option<u64>,
-    /// Segments read by the client, all streams.
-    pub segments: u64,
-    /// Bytes read by the client, init and header included.
-    pub bytes: u64,
-    /// Wall time of the process, milliseconds.
-    pub wall_ms: u64,
-    /// How it ended; `None` when PMS killed it.
-    pub exit: Option<i32>,
-    /// Replies with `canThrottle`.
-    pub throttled: u32,
-    /// Most that was announced beyond the client, media seconds.
-    pub most_ahead: f64,
-    /// The end of its stderr.
-    pub stderr: String,
-    /// The shape of its command line.
-    #[serde(skip)]
-    pub shape: Option<Shape>,
-    /// Where the files read were kept.
-    #[serde(skip)]
-    pub kept: Option<PathBuf>,
-    /// DASH: what was announced of each representation.
-    #[serde(skip)]
-    pub tracks: Vec<Track>,
-    /// Segment lists: the rows announced.
-    #[serde(skip)]
-    pub rows: Vec<Row>,
-    /// All calls, in order, as `METHOD path?query`.
-    #[serde(skip)]
-    pub calls: Vec<String>,
-    /// Wall time of the removal of its directory.
-    pub remove_ms: u64,
-}
-
-/// What was seen of a whole play.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// First process: from its start to the client holding the first segment, milliseconds.
-    pub ttfs_ms: Option<u64>,
-    /// Segments read, all processes and streams.
-    pub segments: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// From the start of the first process to the end.
-    pub wall_ms: u64,
-    /// Faults; empty is a pass.
-    pub violations: Vec<Violation>,
-    /// Per process.
-    pub jobs: Vec<JobReport>,
-}
-
-impl Report {
-    /// Panics with all faults, calls and logs when there is a fault.
-    #[track_caller]
-    pub fn assert_clean(&self) {
-        assert!(self.violations.is_empty(), "{}", self.explain());
-    }
-
-    /// All faults, calls and logs as text.
-    pub fn explain(&self) -> String {
-        let mut text = format!("{} violations:\n", self.violations.len());
-        for violation in self.violations.iter().take(40) {
-            text.push_str(&format!("  {violation}\n"));
-        }
-        for job in &self.jobs {
-            text.push_str(&format!(
-                "job {}: exit {:?}, {} segments, first call {:?} ms, first post {:?} ms\n",
-                job.job, job.exit, job.segments, job.first_call_ms, job.first_post_ms
-            ));
-            for call in job.calls.iter().take(60) {
-                text.push_str(&format!("  {call}\n"));
-            }
-            text.push_str(&format!("stderr:\n{}\n", job.stderr));
-        }
-        text
-    }
-
-    /// The rules broken.
-    pub fn rules(&self) -> Vec<Rule> {
-        let mut rules: Vec<Rule> = self.violations.iter().map(|v| v.rule).collect();
-        rules.dedup();
-        rules
     }
 }
 
@@ -457,8 +300,6 @@ impl Run<'_> {
         let exit = match goal {
             Goal::Kill(_, signal) => {
                 child.end(signal);
-                // PMS has lost interest: what comes later is not judged.
-                job.dismiss();
                 None
             }
             Goal::Film => {
@@ -548,303 +389,6 @@ fn opened(view: &WorkerView, known: &[String]) -> Result<(), String> {
             "{} new sessions on the worker, none with its input open",
             new.len()
         ))
-    }
-}
-
-/// A running transcoder.
-struct Child {
-    pid: Pid,
-    waiter: Option<thread::JoinHandle<Option<ExitStatus>>>,
-    job: Arc<Job>,
-    output: [Option<thread::JoinHandle<Vec<u8>>>; 2],
-    texts: [Vec<u8>; 2],
-}
-
-impl Child {
-    fn spawn(
-        program: &Path,
-        argv: &[OsString],
-        line: &Line,
-        play: &Play<'_>,
-        dir: &Path,
-        job: &Arc<Job>,
-    ) -> Result<Child, SetupError> {
-        let mut command = Command::new(program);
-        command
-            .args(argv)
-            .current_dir(dir)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A session of its own, so that nothing of ours reaches it by the terminal.
-            .process_group(0);
-        for (name, value) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            let inherited = ["PATH", "HOME", "TMPDIR", "LANG", "TZ"].contains(&text.as_ref())
-                || ["PLEXBEAM_", "FAKE_ORIGINAL_", "RUST_", "LLVM_PROFILE_"]
-                    .iter()
-                    .any(|p| text.starts_with(p));
-            if inherited {
-                command.env(name, value);
-            }
-        }
-        for (name, value) in pms_environment(line) {
-            command.env(name, value);
-        }
-        command.envs(play.env.iter().map(|(n, v)| (n, v)));
-        let mut child = setup(
-            command.spawn(),
-            &format!("start {}", play.cartridge.display()),
-        )?;
-        let pid = Pid::from_child(&child);
-        let stdout = child.stdout.take();
-        let stderr = child.stderr.take();
-        let output = if play.close_pipes {
-            job.close_when_announced(Box::new((stdout, stderr)));
-            [None, None]
-        } else {
-            [reader(stdout), reader(stderr)]
-        };
-        let waiting = Arc::clone(job);
-        let waiter = thread::spawn(move || {
-            let status = child.wait().ok();
-            waiting.process_ended();
-            status
-        });
-        Ok(Child {
-            pid,
-            waiter: Some(waiter),
-            job: Arc::clone(job),
-            output,
-            texts: [Vec::new(), Vec::new()],
-        })
-    }
-
-    fn running(&self) -> bool {
-        !self.job.has_ended()
-    }
-
-    /// Sends a signal; SIGTERM is followed by SIGKILL when nothing happens for a while.
-    fn end(&mut self, signal: Signal) {
-        self.job.killed_by_pms();
-        if self.running() {
-            let _ = kill_process(self.pid, signal);
-        }
-        if signal == Signal::TERM
-            && wait::poll(Duration::from_secs(3), || {
-                self.job.has_ended().then_some(())
-            })
-            .is_none()
-        {
-            self.job.fault(
-                Rule::ExitStatus,
-                "still running 3 s after SIGTERM".to_owned(),
-            );
-            let _ = kill_process(self.pid, Signal::KILL);
-        }
-        self.join();
-    }
-
-    /// Waits for the end of a job whose film was read; kills it when it does not end.
-    fn wait_end(&mut self, job: &Job, patience: Duration) -> Option<ExitStatus> {
-        if wait::poll(patience, || job.has_ended().then_some(())).is_none() {
-            job.fault(
-                Rule::ExitStatus,
-                format!("still running {patience:?} after the last segment"),
-            );
-            self.end(Signal::KILL);
-            return None;
-        }
-        self.join()
-    }
-
-    fn join(&mut self) -> Option<ExitStatus> {
-        let status = self.waiter.take().and_then(|w| w.join().ok()).flatten();
-        for (text, output) in self.texts.iter_mut().zip(&mut self.output) {
-            if let Some(bytes) = output.take().and_then(|o| o.join().ok()) {
-                *text = bytes;
-            }
-        }
-        status
-    }
-
-    fn stdout_bytes(&self) -> usize {
-        self.texts[0].len()
-    }
-
-    fn stderr(&self) -> String {
-        let text = &self.texts[1];
-        let from = text.len().saturating_sub(8_000);
-        String::from_utf8_lossy(&text[from..]).into_owned()
-    }
-}
-
-fn reader<R: io::Read + Send + 'static>(pipe: Option<R>) -> Option<thread::JoinHandle<Vec<u8>>> {
-    let mut pipe = pipe?;
-    Some(thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = pipe.read_to_end(&mut bytes);
-        bytes
-    }))
-}
-
-/// PROTOCOL 1.3.
-fn pms_environment(line: &Line) -> Vec<(String, String)> {
-    let support = "/var/lib/plexmediaserver/Library/Application Support";
-    let mut env: Vec<(String, String)> = [
-        ("LD_LIBRARY_PATH", "/usr/lib/plexmediaserver/lib".to_owned()),
-        (
-            "LIBVA_DRIVERS_PATH",
-            format!("{support}/Plex Media Server/Cache/va-dri-linux-x86_64"),
-        ),
-        (
-            "PLEX_MEDIA_SERVER_APPLICATION_SUPPORT_DIR",
-            support.to_owned(),
-        ),
-        (
-            "PLEX_MEDIA_SERVER_HOME",
-            "/usr/lib/plexmediaserver".to_owned(),
-        ),
-        ("PLEX_MEDIA_SERVER_MAX_PLUGIN_PROCS", "6".to_owned()),
-        ("PLEX_ARCH", "amd64".to_owned()),
-        (
-            "FFMPEG_EXTERNAL_LIBS",
-            format!(
-                "{}/Plex\\ Media\\ Server/Codecs/a336ba9-linux-x86_64/",
-                support.replace(' ', "\\ ")
-            ),
-        ),
-    ]
-    .into_iter()
-    .map(|(n, v)| (n.to_owned(), v))
-    .collect();
-    if line.argv.iter().any(|a| a.ends_with("_eae")) {
-        let root = "/tmp/pms-54543b80-ca33-4b13-8182-cab6ed1ee33d/EasyAudioEncoder";
-        env.push(("EAE_ROOT".to_owned(), root.to_owned()));
-    }
-    env.extend(line.env.iter().map(|(n, v)| (n.clone(), v.clone())));
-    env.push(("X_PLEX_TOKEN".to_owned(), TOKEN.to_owned()));
-    env
-}
-
-/// A player behind PMS.
-struct Client<'a> {
-    run: &'a Run<'a>,
-    job: &'a Job,
-    shape: &'a Shape,
-    dir: &'a Path,
-    kept: Option<&'a Path>,
-    started: Instant,
-    segments: u64,
-    bytes: u64,
-    first: Option<Duration>,
-}
-
-impl Client<'_> {
-    /// Reads segments in order until the goal is reached or nothing more comes.
-    fn watch(&mut self, goal: Goal, child: &mut Child) {
-        let after = match goal {
-            Goal::Film => u32::MAX,
-            Goal::Kill(after, _) => after,
-        };
-        let mut number = self.shape.first;
-        while number - self.shape.first < after {
-            match self.job.wait_for(number, self.run.play.patience) {
-                job::Next::Ready(end) => {
-                    self.pace(end - self.shape.seconds);
-                    if !self.read_number(number) {
-                        return;
-                    }
-                    self.job.client_is_at(end);
-                    number += 1;
-                }
-                job::Next::Ended => return,
-                job::Next::Starved => {
-                    if child.running() {
-                        self.job.fault(
-                            Rule::ClientStarved,
-                            format!("no segment {number} within {:?}", self.run.play.patience),
-                        );
-                        child.end(Signal::KILL);
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Holds the client back to its pace; `begin` is the media time of what comes next.
-    fn pace(&self, begin: f64) {
-        let Pace::Times(times) = self.run.play.pace else {
-            return;
-        };
-        let base = self.shape.seek.unwrap_or(0.0);
-        let due = Duration::from_secs_f64(((begin - base) / times).max(0.0));
-        // A player's clock, not a wait for anything.
-        while let Some(left) = due.checked_sub(self.started.elapsed()) {
-            if left.is_zero() || self.job.has_ended() {
-                return;
-            }
-            thread::park_timeout(left.min(Duration::from_millis(50)));
-        }
-    }
-
-    fn read_number(&mut self, number: u32) -> bool {
-        let mut names = Vec::new();
-        match &self.shape.packaging {
-            Packaging::Dash { init, media, .. } => {
-                for id in self.job.track_ids() {
-                    if number == self.shape.first {
-                        names.push((Shape::dash_name(init, &id, None), false));
-                    }
-                    names.push((Shape::dash_name(media, &id, Some(number)), true));
-                }
-            }
-            Packaging::Segment { media, header, .. } => {
-                if let (Some(header), true) = (header, number == self.shape.first) {
-                    names.push((header.clone(), false));
-                }
-                names.push((Shape::segment_name(media, number), true));
-            }
-        }
-        for (name, is_media) in names {
-            let Some(bytes) = self.job.read_file(self.dir, &name) else {
-                return false;
-            };
-            self.bytes += bytes.len() as u64;
-            self.segments += u64::from(is_media);
-            if let Some(kept) = self.kept
-                && let Err(error) = fs::write(kept.join(&name), &bytes)
-            {
-                self.job
-                    .fault(Rule::Read, format!("keep a copy of {name}: {error}"));
-            }
-        }
-        self.first.get_or_insert_with(|| self.started.elapsed());
-        if let Some(live) = self.run.play.live {
-            live(Live {
-                segments: self.run.before.0 + self.segments,
-                bytes: self.run.before.1 + self.bytes,
-                wall: self.run.began.elapsed(),
-                media: f64::from(number + 1 - self.shape.first) * self.shape.seconds,
-                first: self.first,
-            });
-        }
-        true
-    }
-}
-
-/// Checks the look of one announced file by what the job's packaging says.
-pub(crate) fn check_segment(shape: &Shape, bytes: &[u8]) -> Result<(), String> {
-    match &shape.packaging {
-        // The job does this one itself, with the init segment in hand.
-        Packaging::Dash { .. } => Ok(()),
-        Packaging::Segment { format, header, .. } => match format.as_str() {
-            "mpegts" => container::check_ts(bytes),
-            "matroska" => container::check_matroska(bytes, header.is_some()),
-            _ => Ok(()),
-        },
     }
 }
 

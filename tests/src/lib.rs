@@ -1,7 +1,7 @@
 //! PlexBeam end to end: real programs, a real mount, real media, and a Plex Media Server that is
 //! fake but strict.
 //!
-//! * [`env`]: temporary directories, ports, worker and mount processes; cleans up on drop.
+//! * [`mod@env`]: temporary directories, ports, worker and mount processes; cleans up on drop.
 //! * [`wait`]: the only way to wait, always with a deadline and always for a condition.
 //! * [`media`]: clips made by the `ffmpeg` program at run time and cached.
 //! * [`argv`]: Plex's recorded command lines, and how a seek changes them (PROTOCOL 7).
