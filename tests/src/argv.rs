@@ -13,7 +13,7 @@ pub struct Line {
     /// Name of the line.
     #[serde(default)]
     pub id: String,
-    /// Arguments without argv[0].
+    /// Arguments without `argv[0]`.
     pub argv: Vec<String>,
     /// Environment that the source shows.
     #[serde(default)]

@@ -31,7 +31,7 @@ pub const EXIT: &str = "FAKE_ORIGINAL_EXIT";
 /// How a program was started, byte for byte.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Arguments, argv[0] included.
+    /// Arguments, `argv[0]` included.
     pub argv: Vec<OsString>,
     /// Environment, sorted.
     pub env: Vec<(OsString, OsString)>,

@@ -1,7 +1,7 @@
 //! The checks of a whole play: what a client got, against what `ffmpeg` and `ffprobe` say of the
 //! film. Every check collects its findings, so that one run tells all that is wrong.
 //!
-//! [`reference`] is what must come out, [`dash`] and [`segments`] look at what did.
+//! [`mod@reference`] is what must come out, [`dash`] and [`segments`] look at what did.
 
 pub mod dash;
 pub mod reference;
