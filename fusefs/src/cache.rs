@@ -522,7 +522,7 @@ impl SegmentCache {
 }
 
 fn on_disk(size: u64) -> u64 {
-    size.div_ceil(DISK_BLOCK) * DISK_BLOCK
+    size.div_ceil(DISK_BLOCK).saturating_mul(DISK_BLOCK)
 }
 
 async fn join(mut flight: watch::Receiver<Outcome>) -> Result<Arc<CacheFile>, FetchError> {

@@ -110,6 +110,7 @@ pub fn mount(config: &FsConfig) -> Result<Mounted, SetupError> {
         tracing::warn!(path = %path.display(), "hidden by the mount's own `sessions`");
     }
 
+    let read_deadline = within_kernels_bound(config.read_deadline);
     let crossing = Arc::new(Crossing::new()?);
     let start = |error: remote::FetchError| SetupError::Start(error.to_string());
     let source = Arc::new(HttpSource::new(&config.remote).map_err(start)?);
@@ -136,12 +137,12 @@ pub fn mount(config: &FsConfig) -> Result<Mounted, SetupError> {
             version: env!("CARGO_PKG_VERSION").into(),
             api_version: plexbeam_api::API_VERSION,
             mountpoint: mountpoint.to_string_lossy().into_owned(),
-            read_deadline_ms: config.read_deadline.as_millis() as u64,
+            read_deadline_ms: read_deadline.as_millis() as u64,
             media: media.as_ref().map(|media| media.base.clone()),
             media_secret: None,
         },
         media_secret: media.as_ref().and_then(|media| media.own_secret.clone()),
-        read_deadline: config.read_deadline,
+        read_deadline,
     })
     .map_err(|error| SetupError::Start(error.to_string()))?;
     let fs = Arc::new(fs);
@@ -184,6 +185,20 @@ pub fn mount(config: &FsConfig) -> Result<Mounted, SetupError> {
         media: media.map(|media| media.address),
         crossing,
     })
+}
+
+/// Half of the kernel's own bound at most, where there is one.
+fn within_kernels_bound(deadline: Duration) -> Duration {
+    match session::request_bound().map(|bound| bound / 2) {
+        Some(bound) if bound < deadline => {
+            tracing::warn!(
+                ?bound,
+                "reads wait no longer than this: the kernel bounds its requests"
+            );
+            bound
+        }
+        Some(_) | None => deadline,
+    }
 }
 
 fn new_cache(

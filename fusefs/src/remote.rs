@@ -61,9 +61,9 @@ impl FetchError {
     pub fn is_passing(&self) -> bool {
         match self {
             FetchError::Unreachable(_) | FetchError::NotYet | FetchError::Busy => true,
+            FetchError::Status(status) => *status >= 500,
             FetchError::Refused
             | FetchError::Gone
-            | FetchError::Status(_)
             | FetchError::Damaged(_)
             | FetchError::Local(_) => false,
         }

@@ -83,6 +83,24 @@ pub fn refuse_mounted(mountpoint: &Path) -> Result<(), SetupError> {
     }
 }
 
+/// The wait that the kernel leaves to a call, when an administrator has bounded it: one late answer
+/// then ends the whole connection (`fs.fuse.default_request_timeout` and `max_request_timeout`,
+/// seconds, 0 for none).
+pub fn request_bound() -> Option<Duration> {
+    let setting = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/fs/fuse/{name}")).ok()?;
+        text.trim()
+            .parse::<u64>()
+            .ok()
+            .filter(|seconds| *seconds > 0)
+    };
+    let bounds = [
+        setting("default_request_timeout"),
+        setting("max_request_timeout"),
+    ];
+    bounds.into_iter().flatten().min().map(Duration::from_secs)
+}
+
 /// A field of the mount table: blanks and backslashes are octal there.
 fn unescape(field: &str) -> Vec<u8> {
     let bytes = field.as_bytes();

@@ -62,6 +62,7 @@ fn damage_is_fetched_again_and_never_shown() {
     let (bad, once, good) = (media_name(0, 1), media_name(0, 2), media_name(0, 3));
     env.worker.lock().damage.insert(bad.clone(), u32::MAX);
     env.worker.lock().damage.insert(once.clone(), 1);
+    env.worker.lock().failures.insert(good.clone(), 2);
     env.worker.publish_media("s1", 0, 1, 5_000);
     let bytes = env.worker.publish_media("s1", 0, 2, 5_000);
     env.worker.publish_media("s1", 0, 3, 5_000);
@@ -71,6 +72,7 @@ fn damage_is_fetched_again_and_never_shown() {
     assert_eq!(env.wait_held("play", &bad), Err(Errno::NODATA));
     assert_eq!(env.worker.asked(&bad), 3);
     assert_eq!(env.worker.asked(&once), 2);
+    assert_eq!(env.worker.asked(&good), 3);
     assert_eq!(names(&dir), [once.clone(), good]);
     assert_eq!(fs::read(dir.join(once)).unwrap(), bytes);
     // Nor does it come in by the other door.

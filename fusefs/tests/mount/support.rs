@@ -112,6 +112,8 @@ pub(crate) struct Fake {
     pub(crate) asked: HashMap<String, u32>,
     /// The next so many answers for these files are damaged.
     pub(crate) damage: HashMap<String, u32>,
+    /// The next so many answers for these files are status 500.
+    pub(crate) failures: HashMap<String, u32>,
     /// Only the first half of these files is sent until the gate opens.
     pub(crate) halved: HashSet<String>,
     /// Halves that were sent.
@@ -371,6 +373,12 @@ async fn file(
         *fake.asked.entry(name.to_string()).or_default() += 1;
         let bearer = headers.get(header::AUTHORIZATION);
         fake.bearer = bearer.map(|value| value.to_str().unwrap().to_owned());
+        if let Some(times) = fake.failures.get_mut(name.as_str())
+            && *times > 0
+        {
+            *times -= 1;
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
         if let Some(elsewhere) = &fake.redirect {
             let location = [(header::LOCATION, elsewhere.clone())];
             return (StatusCode::TEMPORARY_REDIRECT, location).into_response();
