@@ -169,7 +169,10 @@ pub struct StateChange {
 /// listing are harmless, since files do not change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "segments are most of what is sent")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "segments are most of what is sent"
+)]
 pub enum WorkerEvent {
     /// First event of each connection. A new `boot` id means that all older sessions are gone.
     Hello {
