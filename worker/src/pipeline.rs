@@ -14,6 +14,7 @@ mod cut;
 mod demux;
 mod describe;
 mod encode;
+mod lane;
 mod names;
 mod package;
 mod report;

@@ -3,20 +3,21 @@
 
 use super::{
     Made, OutRef, Ready, Shared, Sink,
+    lane::{Lane, Queued},
     names::Names,
     package::{Fragmented, Muxed, Packager, Part},
     report::Report,
     resolve::{Facts, OutputPlan},
     timeline::{CutRule, compare, micros},
 };
-use crate::libav::{MICROS, NOPTS, Packet, Rational, rescale};
+use crate::libav::{MICROS, NOPTS, rescale};
 use plexbeam_api::{
     FileName, Kind, Problem, Segment,
     job::{Container, Packaging},
     manifest::hls::{Entry, MediaPlaylist},
     segment::{Digest, MediaKind, RowTimes, SegmentKind},
 };
-use std::{collections::VecDeque, sync::mpsc::Receiver};
+use std::sync::mpsc::Receiver;
 
 /// Bytes that may wait for a stream that has no packet yet; then the others go on without it.
 const MAX_WAITING: usize = 256 << 20;
@@ -70,51 +71,6 @@ pub(super) fn run(
         cutter.finish(sink, &mut report)?;
     }
     report.progress(shared, sink, true)
-}
-
-struct Queued {
-    packet: Packet,
-    cut: bool,
-}
-
-/// One stream on its way into the packager.
-struct Lane {
-    ready: Option<Ready>,
-    media: MediaKind,
-    time_base: Rational,
-    encoded: bool,
-    queue: VecDeque<Queued>,
-    ended: bool,
-    /// No packet with an earlier decoding time will come, microseconds: how a stream with long
-    /// gaps lets the others go on.
-    silent_until_us: i64,
-    /// First packet's presentation time (pictures of an open GOP may lie before their key) and
-    /// latest end of the segment being written.
-    start: Option<i64>,
-    end: i64,
-}
-
-impl Lane {
-    fn new() -> Self {
-        Lane {
-            ready: None,
-            media: MediaKind::Data,
-            time_base: MICROS,
-            encoded: false,
-            queue: VecDeque::new(),
-            ended: false,
-            silent_until_us: i64::MIN,
-            start: None,
-            end: NOPTS,
-        }
-    }
-
-    /// The others wait for its next packet.
-    fn starves(&self) -> bool {
-        !self.ended
-            && self.queue.is_empty()
-            && matches!(self.media, MediaKind::Video | MediaKind::Audio)
-    }
 }
 
 /// One output being cut.
