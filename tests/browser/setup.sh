@@ -8,6 +8,7 @@ file=target/browser/hls.min.js
 if ! command -v npm >/dev/null; then
   sudo=
   [ "$(id -u)" = 0 ] || sudo=sudo
+  $sudo apt-get update -qq </dev/null
   $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm </dev/null
 fi
 work=$(mktemp -d)
