@@ -144,7 +144,8 @@ impl UpperNode {
 
     /// Opens this node's content.
     pub fn open(&self, flags: OFlags) -> Result<OwnedFd> {
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        // The way there is a link, whatever the caller thinks of links; the kernel has asked.
+        let flags = flags.difference(OFlags::NOFOLLOW) | OFlags::CLOEXEC | OFlags::NOCTTY;
         Ok(fs::open(magic(&self.fd), flags, Mode::empty())?)
     }
 

@@ -305,6 +305,28 @@ fn what_programs_do_with_files_works() {
         assert_eq!(&seen, b"aabb");
         assert_eq!(fs::read(env.path("a")).unwrap(), b"new");
 
+        // `tar` and others open so.
+        let careful = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOATIME | libc::O_SYNC;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(careful);
+        options
+            .clone()
+            .create(true)
+            .open(env.path("careful"))
+            .unwrap();
+        options.open(env.path("careful")).unwrap();
+        symlink("careful", env.path("link")).unwrap();
+        assert_eq!(errno(options.open(env.path("link"))), Errno::LOOP);
+        let status = Command::new("sh")
+            .args([
+                "-ec",
+                "mkdir d; cp -a a careful link d; mkdir e; tar c d | tar x -C e; diff -r d e/d",
+            ])
+            .current_dir(env.path(""))
+            .status()
+            .unwrap();
+        assert!(status.success());
+
         // As a local transcoder: write under `.tmp`, then rename.
         let status = Command::new("dd")
             .args([
