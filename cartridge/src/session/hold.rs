@@ -75,7 +75,7 @@ impl Hold {
     }
 }
 
-async fn mounted(dir: &Path, name: &FileName, deadline: Instant) -> Result<(), HoldError> {
+async fn mounted(dir: &Path, name: &FileName, mut deadline: Instant) -> Result<(), HoldError> {
     loop {
         let (path, asked) = (dir.to_owned(), name.clone());
         let answer = tokio::task::spawn_blocking(move || mount::held(&path, &asked)).await;
@@ -85,6 +85,11 @@ async fn mounted(dir: &Path, name: &FileName, deadline: Instant) -> Result<(), H
             Ok(Err(Errno::NODATA)) => return Err(HoldError::Over(name.clone())),
             // The mount bounds its wait; this is how it says so.
             Ok(Err(Errno::AGAIN | Errno::INTR)) => "the mount does not hold it yet".to_owned(),
+            // Full of what nobody has read yet: as long as the viewer pauses, nothing is late.
+            Ok(Err(Errno::BUSY)) => {
+                deadline = within(HOLD);
+                continue;
+            }
             Ok(Err(errno)) => {
                 // It may be coming back (a restart): not for ever.
                 sleep(PAUSE).await;

@@ -31,7 +31,8 @@ pub(super) fn bind(dir: &Path, binding: &Binding) -> Result<(), Errno> {
     rustix::fs::setxattr(dir, XATTR_SOURCE, &value, XattrFlags::empty())
 }
 
-/// Waits a moment for a file. EAGAIN: not held yet, ask again. ENODATA: it will never be.
+/// Waits a moment for a file. EAGAIN: not held yet, ask again. EBUSY: nor
+/// will it be before the viewer reads on. ENODATA: it will never be.
 pub(super) fn held(dir: &Path, name: &FileName) -> Result<Held, Errno> {
     read(dir, &format!("{XATTR_HELD}.{name}"))
 }
