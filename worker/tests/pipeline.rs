@@ -524,6 +524,43 @@ fn a_late_video_is_filled_from_zero_and_probed_facts_are_told() {
     assert_eq!(probed.streams[1].channels, Some(6));
 }
 
+/// Sound that starts late, pauses or ends early is silence there: every segment has its sound.
+#[test]
+fn missing_sound_is_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = clip(dir.path(), "plain.mkv", 40, &[]);
+    let gaps = dir.path().join("gaps.mkv").to_str().unwrap().to_owned();
+    // 5 s of sound, from 14 s on, in 40 s of pictures.
+    ffmpeg(&[
+        "-i",
+        &plain,
+        "-itsoffset",
+        "14",
+        "-t",
+        "5",
+        "-i",
+        &plain,
+        "-map",
+        "0:v",
+        "-map",
+        "1:a",
+        "-c",
+        "copy",
+        &gaps,
+    ]);
+    for (seek, first) in [(None, 1), (Some(24_000_000), 9)] {
+        let made = run(&job(&gaps, seek, dash(first), 3.0));
+        let (video, sound) = (made.media(Some(0)), made.media(Some(1)));
+        assert_eq!(video.len(), sound.len());
+        for (at, (segment, bytes)) in sound.iter().enumerate() {
+            let start = segment.pts as f64 / f64::from(segment.time_scale);
+            let wanted = (first - 1 + at as u32) as f64 * 3.0;
+            assert!((start - wanted).abs() < 0.2, "{start} for {wanted}");
+            decodes(dir.path(), &[made.head(Some(1)), bytes]);
+        }
+    }
+}
+
 #[test]
 fn a_cancelled_job_ends_soon_and_says_so() {
     struct Cancelling(std::sync::Arc<Control>);

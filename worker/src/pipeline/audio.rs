@@ -40,7 +40,11 @@ pub(super) fn run(
     let mut decoder = Decoder::open(params, time_base, 1).map_err(|e| av(&e))?;
     let mut stage = Stage {
         work,
-        start_us: facts.from_us,
+        earliest_us: if facts.is_seek {
+            before(facts.from_us)
+        } else {
+            facts.from_us
+        },
         metadata,
         outlet,
         shared,
@@ -58,7 +62,7 @@ pub(super) fn run(
                 true
             }
             // Decoder, filter and encoder together hold back less than a second.
-            Feed::Until(time_us) => outlet.until(time_us - 1_000_000),
+            Feed::Until(time_us) => stage.silent_until(time_us - 1_000_000)?,
         };
         if !shared.pass() || !alive {
             return Ok(());
@@ -94,8 +98,8 @@ fn decode(
 
 struct Stage<'a> {
     work: &'a AudioWork,
-    /// Start of the job on the output's timeline, microseconds.
-    start_us: i64,
+    /// Where the first frame lies on the output's timeline, microseconds.
+    earliest_us: i64,
     metadata: &'a [(String, String)],
     outlet: &'a Outlet,
     shared: &'a Shared,
@@ -133,9 +137,18 @@ impl Stage<'_> {
     }
 
     fn start_at(&mut self, time_us: i64) {
-        self.start_us = time_us;
+        self.earliest_us = before(time_us);
         if let Some(grid) = &mut self.grid {
-            grid.earliest_us = earliest_us(time_us);
+            grid.earliest_us = self.earliest_us;
+        }
+    }
+
+    /// The input has nothing of this stream up to here: silence, so that no segment lacks its
+    /// sound and a player has something to go on with. False when the job is over.
+    fn silent_until(&mut self, time_us: i64) -> Result<bool, Problem> {
+        match &mut self.grid {
+            Some(grid) => grid.silence_until(time_us, self.outlet, self.shared),
+            None => Ok(self.outlet.until(time_us)),
         }
     }
 
@@ -241,12 +254,13 @@ impl Stage<'_> {
         Ok(Grid {
             encoder,
             size,
-            earliest_us: earliest_us(self.start_us),
+            earliest_us: self.earliest_us,
             format,
             start: None,
             placed: false,
             filled: 0,
             frame: None,
+            silence: first.silence_like(size).map_err(|e| av(&e))?,
         })
     }
 
@@ -270,7 +284,7 @@ impl Stage<'_> {
 
 /// Where encoding begins for a job that starts at `start_us`: earlier by more than two frames of any
 /// encoder, and by the delay of the video encoder, whose decoding times decide the cut.
-fn earliest_us(start_us: i64) -> i64 {
+fn before(start_us: i64) -> i64 {
     (start_us - AUDIO_LEAD_US / 2).max(0)
 }
 
@@ -290,6 +304,8 @@ struct Grid {
     placed: bool,
     filled: usize,
     frame: Option<Frame>,
+    /// What fills gaps, and a pattern for new frames.
+    silence: Frame,
 }
 
 impl Grid {
@@ -297,15 +313,7 @@ impl Grid {
     fn place(&mut self, from: &Frame, outlet: &Outlet, shared: &Shared) -> Result<bool, Problem> {
         let rate = f64::from(from.sample_rate());
         let first = !self.placed;
-        let base = Rational {
-            num: 1,
-            den: from.sample_rate(),
-        };
-        let earliest = rescale(self.earliest_us, MICROS, base);
-        let size = self.size as i64;
-        let start = *self
-            .start
-            .get_or_insert_with(|| from.pts().max(earliest).div_euclid(size) * size);
+        let start = self.start();
         let mut offset = 0;
         let jump = from.pts() - (start + self.filled as i64);
         if jump > 0 && (first || jump as f64 > JUMP_SECONDS * rate) {
@@ -315,17 +323,8 @@ impl Grid {
                     format!("the sound's time jumps by more than {MAX_GAP_SECONDS} s"),
                 ));
             }
-            let mut missing = jump as usize;
-            while missing > 0 {
-                let count = missing.min(self.size - self.filled);
-                // A fresh frame is silent, so skipping samples leaves silence.
-                self.placed = true;
-                self.current(from)?;
-                self.filled += count;
-                missing -= count;
-                if !shared.pass() || !self.flush_full(outlet)? {
-                    return Ok(false);
-                }
+            if !self.fill(jump as usize, outlet, shared)? {
+                return Ok(false);
             }
         } else if jump < 0 && (first || -jump as f64 > JUMP_SECONDS * rate) {
             offset = (-jump) as usize;
@@ -334,7 +333,7 @@ impl Grid {
             let count = (from.samples() - offset).min(self.size - self.filled);
             let filled = self.filled;
             self.placed = true;
-            self.current(from)?
+            self.current()?
                 .copy_samples(filled, from, offset, count)
                 .map_err(|e| av(&e))?;
             self.filled += count;
@@ -346,9 +345,58 @@ impl Grid {
         Ok(true)
     }
 
-    fn current(&mut self, like: &Frame) -> Result<&mut Frame, Problem> {
+    /// First sample of the frame being filled.
+    fn start(&mut self) -> i64 {
+        let (size, base) = (
+            self.size as i64,
+            Rational {
+                num: 1,
+                den: self.silence.sample_rate(),
+            },
+        );
+        let earliest = rescale(self.earliest_us, MICROS, base);
+        *self.start.get_or_insert(earliest.div_euclid(size) * size)
+    }
+
+    /// Adds silence up to a time, in whole frames.
+    fn silence_until(
+        &mut self,
+        time_us: i64,
+        outlet: &Outlet,
+        shared: &Shared,
+    ) -> Result<bool, Problem> {
+        let base = Rational {
+            num: 1,
+            den: self.silence.sample_rate(),
+        };
+        let missing = rescale(time_us, MICROS, base) - self.start() - self.filled as i64;
+        let whole = missing.div_euclid(self.size as i64) * self.size as i64;
+        self.fill(whole.max(0) as usize, outlet, shared)
+    }
+
+    fn fill(
+        &mut self,
+        mut missing: usize,
+        outlet: &Outlet,
+        shared: &Shared,
+    ) -> Result<bool, Problem> {
+        while missing > 0 {
+            let count = missing.min(self.size - self.filled);
+            // A fresh frame is silent, so skipping samples leaves silence.
+            self.placed = true;
+            self.current()?;
+            self.filled += count;
+            missing -= count;
+            if !shared.pass() || !self.flush_full(outlet)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn current(&mut self) -> Result<&mut Frame, Problem> {
         if self.frame.is_none() {
-            self.frame = Some(like.silence_like(self.size).map_err(|e| av(&e))?);
+            self.frame = Some(self.silence.silence_like(self.size).map_err(|e| av(&e))?);
         }
         self.frame
             .as_mut()
@@ -367,7 +415,7 @@ impl Grid {
             return Ok(true);
         };
         frame.truncate_samples(self.filled);
-        let start = self.start.unwrap_or_default();
+        let start = self.start();
         frame.set_pts(start);
         self.start = Some(start + self.filled as i64);
         self.filled = 0;

@@ -193,6 +193,11 @@ pub(super) fn run(
         return Ok(());
     }
     check_end(&open, &routes, end_us)?;
+    for route in &mut routes {
+        if route.heard_us.saturating_add(SILENCE_US) < end_us && !route.until(end_us) {
+            return Ok(());
+        }
+    }
     for route in routes {
         let alive = match route.to {
             Target::Copy(lane) => lane.outlet.end(),
