@@ -388,8 +388,9 @@ fn work(
     })
 }
 
-/// Packets that wait for a video decoder.
-const VIDEO_QUEUE: usize = 64;
+/// Packets that wait for a video decoder. Few: how far the demuxer reads ahead is how far the audio
+/// is encoded ahead, which on a small machine takes its time from the first segment.
+const VIDEO_QUEUE: usize = 12;
 /// Packets that wait for an audio decoder; small ones, and a late start reads many at once.
 const AUDIO_QUEUE: usize = 1024;
 
