@@ -5,9 +5,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
 
-# Where Debian's packages have to be: libav for the worker, clang for bindgen, fuse3 for the mount
-# helper, the rest for the tests.
-PACKAGES := pkg-config clang libclang-dev libavcodec-dev libavformat-dev libavfilter-dev libavutil-dev \
+# Where Debian's packages have to be: a linker, libav for the worker, clang for bindgen, fuse3 for the
+# mount helper, the rest for the tests.
+PACKAGES := gcc libc6-dev pkg-config clang libclang-dev libavcodec-dev libavformat-dev libavfilter-dev libavutil-dev \
   libswscale-dev libswresample-dev ffmpeg fuse3 attr curl procps
 # The browser test needs these; they are large, and only `make test` and `make browser` ask for them.
 BROWSER_PACKAGES := chromium nodejs
