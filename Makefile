@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # mount helper, the rest for the tests.
 PACKAGES := gcc libc6-dev pkg-config clang libclang-dev libavcodec-dev libavformat-dev libavfilter-dev libavutil-dev \
   libswscale-dev libswresample-dev ffmpeg fuse3 attr curl procps
-# The browser test needs these; they are large, and only `make test` and `make browser` ask for them.
+# The browser test needs these; they are large, and only `make test` asks for them.
 BROWSER_PACKAGES := chromium nodejs
 
 CARGO ?= cargo
