@@ -63,7 +63,7 @@ pub struct RemoteHandle {
 /// One name of a listing.
 #[derive(Debug, Clone)]
 pub struct ListEntry {
-    /// Number, or a placeholder while the kernel knows none.
+    /// Number, or one of no meaning while the kernel knows none.
     pub number: u64,
     /// Kind.
     pub kind: FileType,

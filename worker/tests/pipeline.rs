@@ -524,6 +524,28 @@ fn a_late_video_is_filled_from_zero_and_probed_facts_are_told() {
     assert_eq!(probed.streams[1].channels, Some(6));
 }
 
+/// AVI has decoding times only: a key is found, and started from, all the same.
+#[test]
+fn a_seek_in_a_container_without_presentation_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = clip(dir.path(), "plain.mkv", 12, &[]);
+    let path = dir.path().join("old.avi").to_str().unwrap().to_owned();
+    ffmpeg(&[
+        "-i", &plain, "-c:v", "mpeg4", "-bf", "2", "-g", "48", "-c:a", "mp3", "-ac", "2", &path,
+    ]);
+    let made = run(&job(&path, Some(6_000_000), dash(3), 3.0));
+    let media = made.media(Some(0));
+    let starts: Vec<f64> = media
+        .iter()
+        .map(|(s, _)| s.pts as f64 / f64::from(s.time_scale))
+        .collect();
+    close(&starts, &[6.0, 9.0], 1.0 / 23.0);
+    assert_eq!(made.media(Some(1)).len(), media.len());
+    for (_, bytes) in &media {
+        decodes(dir.path(), &[made.head(Some(0)), bytes]);
+    }
+}
+
 /// Sound that starts late, pauses or ends early is silence there: every segment has its sound.
 #[test]
 fn missing_sound_is_silence() {

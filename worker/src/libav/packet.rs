@@ -68,6 +68,15 @@ impl Packet {
         self.get().dts
     }
 
+    /// When it is shown, or decoded where the container has no presentation times (AVI), or
+    /// [`super::NOPTS`].
+    pub fn time(&self) -> i64 {
+        match self.pts() {
+            super::NOPTS => self.dts(),
+            pts => pts,
+        }
+    }
+
     /// Sets both times.
     pub fn set_times(&mut self, pts: i64, dts: i64) {
         self.get_mut().pts = pts;

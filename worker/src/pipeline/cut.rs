@@ -214,7 +214,7 @@ impl<'a> Cutter<'a> {
     }
 
     fn all_ready(&self) -> bool {
-        // A stream that ended without ever starting is left out.
+        // A stream that ended without ever starting will not come; open() names it.
         self.lanes.iter().all(|l| l.ready.is_some() || l.ended)
     }
 

@@ -100,7 +100,7 @@ impl CopyLane {
     /// Mends missing and backward times, as a muxer needs them. False when the job is over.
     fn packet(&mut self, mut packet: Packet, from_us: i64, shared: &Shared) -> bool {
         if self.media == MediaKind::Video && !self.started {
-            let early = rescale(packet.pts(), self.time_base, MICROS) < from_us;
+            let early = rescale(packet.time(), self.time_base, MICROS) < from_us;
             if !packet.is_key() || (early && !self.before_start) {
                 return true;
             }
@@ -179,7 +179,7 @@ pub(super) fn run(
     {
         // The sound of a copied video begins where the pictures do.
         let base = open.input.streams[from.index].time_base;
-        let key_us = rescale(from.pts, base, MICROS) - open.shift_us;
+        let key_us = rescale(from.time, base, MICROS) - open.shift_us;
         for route in &routes {
             if let Target::Audio(queue) = &route.to
                 && queue.send(Feed::Start(key_us)).is_err()
@@ -222,7 +222,8 @@ fn copies(routes: &[Route], index: usize) -> bool {
 /// The video key at which a stream starts, in its own unshifted times.
 struct VideoFrom {
     index: usize,
-    pts: i64,
+    /// As [`Packet::time`] tells it.
+    time: i64,
 }
 
 /// Goes to the last video key frame at or before `time` (container time, microseconds), and with
@@ -273,8 +274,8 @@ fn seek(
             "the video has no key frame before that time".to_owned(),
         ));
     };
-    // The audio lead counts from where the video really starts only when it is copied from there;
-    // starting earlier costs packets that are read and dropped, no decoding.
+    // Where the key lies close to the time asked for, the sound's lead begins in the group before:
+    // its pictures are read and dropped, not decoded.
     let key_us = rescale(key, base, MICROS);
     let back = rescale(key_us.min(time) - AUDIO_LEAD_US, MICROS, base);
     let wants_audio = routes.len() > 1;
@@ -283,7 +284,7 @@ fn seek(
     again.map_err(|e| failed(&name, e.to_string()))?;
     Ok(Some(VideoFrom {
         index: video,
-        pts: key,
+        time: key,
     }))
 }
 
@@ -305,11 +306,7 @@ fn last_key(
         if packet.stream() != video {
             continue;
         }
-        let time = if packet.pts() == NOPTS {
-            packet.dts()
-        } else {
-            packet.pts()
-        };
+        let time = packet.time();
         if time == NOPTS {
             continue;
         }
@@ -367,7 +364,7 @@ fn read_all(
             && from.index == index
         {
             // A decoder or a copy starts at the key found, not in the group before it.
-            if !(packet.is_key() && packet.pts() != NOPTS && packet.pts() >= from.pts) {
+            if !(packet.is_key() && packet.time() != NOPTS && packet.time() >= from.time) {
                 continue;
             }
             video_from = None;
@@ -375,11 +372,7 @@ fn read_all(
         let shift = rescale(open.shift_us, MICROS, base);
         let moved = |time: i64| if time == NOPTS { NOPTS } else { time - shift };
         packet.set_times(moved(packet.pts()), moved(packet.dts()));
-        let time = if packet.pts() == NOPTS {
-            packet.dts()
-        } else {
-            packet.pts()
-        };
+        let time = packet.time();
         if time != NOPTS {
             end_us = end_us.max(rescale(time + packet.duration(), base, MICROS));
             let here = rescale(time, base, MICROS);

@@ -57,11 +57,7 @@ pub(super) fn run(
         if !shared.pass() {
             return Ok(());
         }
-        let time = if packet.pts() == NOPTS {
-            packet.dts()
-        } else {
-            packet.pts()
-        };
+        let time = packet.time();
         let early = facts.is_seek
             && time != NOPTS
             && rescale(time, source.time_base, MICROS) < facts.from_us - SKIP_LEAD_US;
