@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Times a play against ffmpeg, with optimised programs and the static cartridge that Plex hosts get.
-# Arguments go to the program (`tests/bench.sh --help`), e.g. --rounds 5 or --save.
+# Times PlexBeam against other programs, with optimised programs and the static cartridge that Plex
+# hosts get. Arguments go to the program (`tests/bench.sh --help`), e.g. --only engine, --rounds 5 or
+# --save.
 #
 # Ratios say something on any machine; run it where nothing else is busy all the same.
 set -euo pipefail
