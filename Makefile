@@ -16,7 +16,7 @@ CARGO ?= cargo
 STAMP := target/.setup
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help setup setup-browser build test lint demo bench cartridge-static clean-media
+.PHONY: help setup setup-browser build test lint demo bench torture cartridge-static clean-media
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -66,6 +66,14 @@ demo: setup ## Play a film through worker, mount and cartridge (MEDIA=/path to t
 
 bench: setup ## Print ratios against ffmpeg and compare them with the baseline.
 	tests/bench.sh
+
+torture: setup ## Long runs of the mount: fsx, pjdfstest, faults, many sessions.
+	@if ! command -v fsx >/dev/null || ! command -v pjdfstest >/dev/null; then \
+	  dpkg-query -W libacl1-dev >/dev/null 2>&1 || { sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	    $$sudo apt-get update -qq </dev/null; $$sudo apt-get install -y -qq --no-install-recommends libacl1-dev </dev/null; }; \
+	  $(CARGO) install --locked fsx pjdfstest; \
+	fi
+	$(CARGO) test --locked -p plexbeam-fusefs --test mount -- --ignored --nocapture --test-threads=1
 
 cartridge-static: setup ## The cartridge as Plex hosts need it: static, optimised.
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --release -p plexbeam-cartridge \

@@ -7,3 +7,4 @@ mod media;
 mod overlay;
 mod sessions;
 mod support;
+mod torture;
