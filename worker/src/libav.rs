@@ -26,7 +26,7 @@ pub use codec::{AudioSettings, Decoder, Encoder, Received, VideoSettings};
 pub use filter::Graph;
 pub use format::{ByteSource, Input, OpenOptions, StreamInfo};
 pub use mux::Muxer;
-pub use packet::{Frame, Packet, Params};
+pub use packet::{Frame, Packet, Params, Transfer};
 
 use ffmpeg_next::ffi;
 use std::ffi::{CStr, CString, c_char, c_int};

@@ -1,20 +1,55 @@
 //! What a job asks for, as operations on one device.
 //!
 //! PMS writes a command line for the hardware of its own host; that is read as intent: `scale_cuda`
-//! means "scale", `h264_vaapi` means "H.264". Today every plan is for software; a planner for a
-//! device is another function from the same [`graph::Line`] to filter text.
+//! means "scale", `h264_vaapi` means "H.264". [`operation::read`] gives the operations of a video
+//! line, and a planner writes them as [`Stage`]s for one device. Today every plan is for software.
 
 pub mod graph;
+pub mod operation;
 mod options;
 mod software;
 
 use crate::libav;
-use graph::Line;
 use plexbeam_api::{
     API_VERSION, JobSpec, Kind, Problem,
     job::{CodecSpec, Container, Location, MAX_INLINE_BYTES, Packaging, Source},
     segment::MediaKind,
 };
+
+/// What a planner must know of a video stream before its first picture is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VideoSource {
+    /// Bits per component.
+    pub depth: u32,
+    /// What its code values mean.
+    pub light: Light,
+}
+
+/// What a video's code values mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Light {
+    /// Marked SDR, or 8 bit and not marked.
+    Sdr,
+    /// Marked PQ (HDR10) or HLG.
+    Hdr,
+    /// More than 8 bit and not marked.
+    Unmarked,
+}
+
+/// A step between decoder and encoder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Filter text for libav with one input and one output.
+    Filters(String),
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stage::Filters(text) => f.write_str(text),
+        }
+    }
+}
 
 /// A codec that outputs may be encoded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,9 +263,9 @@ pub fn check(spec: &JobSpec) -> Result<(), Problem> {
                     }
                     None
                 }
-                Source::Graph { label } => Some(graph::line(&spec.graphs, label)?),
+                Source::Graph { label } => Some(label.as_str()),
             };
-            check_codec(spec, &stream.codec, line.as_ref(), &field)?;
+            check_codec(spec, &stream.codec, line, &field)?;
         }
     }
     if spec.outputs.len() > 1 {
@@ -278,7 +313,7 @@ fn check_inputs(spec: &JobSpec) -> Result<(), Problem> {
 fn check_codec(
     spec: &JobSpec,
     codec: &CodecSpec,
-    line: Option<&Line>,
+    label: Option<&str>,
     field: &str,
 ) -> Result<(), Problem> {
     let CodecSpec::Encode {
@@ -286,7 +321,7 @@ fn check_codec(
         options,
     } = codec
     else {
-        return if line.is_some() {
+        return if label.is_some() {
             Err(Problem::new(Kind::InvalidArgument, "a filtered stream cannot be copied").at(field))
         } else {
             Ok(())
@@ -308,21 +343,31 @@ fn check_codec(
     }
     encoder_options(requested, plan, options)
         .map_err(|p| p.at(format!("{field}.codec.options")))?;
-    if let Some(line) = line {
-        if line.input as usize >= spec.inputs.len() {
-            return Err(Problem::new(
-                Kind::InvalidArgument,
-                format!("there is no input {}", line.input),
-            )
-            .at("graphs"));
+    let Some(label) = label else { return Ok(()) };
+    let known = |input: u32| {
+        if (input as usize) < spec.inputs.len() {
+            return Ok(());
         }
-        match plan.media {
-            MediaKind::Video => drop(software_video(&line.filters, plan.name, 8)?),
-            MediaKind::Audio => drop(software_audio(&line.filters, plan.name, options)?),
-            _ => return Err(Problem::new(Kind::Unsupported, "filtered subtitles").at(field)),
+        Err(Problem::new(Kind::InvalidArgument, format!("there is no input {input}")).at("graphs"))
+    };
+    match plan.media {
+        MediaKind::Video => {
+            let line = operation::read(&spec.graphs, label)?;
+            known(line.input)?;
+            // What an SDR source skips must be possible, too.
+            let source = VideoSource {
+                depth: 10,
+                light: Light::Hdr,
+            };
+            software_video(&line.operations, plan.name, source).map(drop)
         }
+        MediaKind::Audio => {
+            let line = graph::line(&spec.graphs, label)?;
+            known(line.input)?;
+            software_audio(&line.steps, plan.name, options).map(drop)
+        }
+        _ => Err(Problem::new(Kind::Unsupported, "filtered subtitles").at(field)),
     }
-    Ok(())
 }
 
 fn check_packaging(packaging: &Packaging, field: &str) -> Result<(), Problem> {

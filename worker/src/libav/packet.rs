@@ -379,6 +379,15 @@ impl Drop for Frame {
     }
 }
 
+/// How code values become light.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transfer {
+    /// PQ or HLG.
+    Hdr,
+    /// Any other.
+    Sdr,
+}
+
 /// Parameters of an elementary stream.
 pub struct Params(*mut ffi::AVCodecParameters);
 
@@ -503,6 +512,30 @@ impl Params {
     /// Bits per raw sample or pixel component; 0 when unknown.
     pub fn bit_depth(&self) -> u32 {
         self.get().bits_per_raw_sample.max(0) as u32
+    }
+
+    /// Bits per component of the pixel format; 0 when unknown.
+    pub fn component_depth(&self) -> u32 {
+        let format = self.get().format;
+        if self.media_type() != super::MediaType::AVMEDIA_TYPE_VIDEO || format < 0 {
+            return self.bit_depth();
+        }
+        // SAFETY: a pixel format number of libav's own; the answer is a static table entry or null.
+        unsafe {
+            ffi::av_pix_fmt_desc_get(std::mem::transmute::<i32, ffi::AVPixelFormat>(format))
+                .as_ref()
+                .map_or(self.bit_depth(), |d| d.comp[0].depth.max(0) as u32)
+        }
+    }
+
+    /// How code values become light; `None` when the stream does not say.
+    pub fn transfer(&self) -> Option<Transfer> {
+        use ffi::AVColorTransferCharacteristic as Trc;
+        match self.get().color_trc {
+            Trc::AVCOL_TRC_SMPTE2084 | Trc::AVCOL_TRC_ARIB_STD_B67 => Some(Transfer::Hdr),
+            Trc::AVCOL_TRC_UNSPECIFIED | Trc::AVCOL_TRC_RESERVED0 | Trc::AVCOL_TRC_RESERVED => None,
+            _ => Some(Transfer::Sdr),
+        }
     }
 
     /// Codec configuration (avcC, hvcC, AudioSpecificConfig, Annex B headers, ...).

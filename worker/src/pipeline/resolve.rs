@@ -3,8 +3,10 @@
 use super::{Outlet, Ready, Shared, av, demux::Target, spawn, timeline::KeyTimes};
 use crate::{
     input::{self, InputPolicy},
-    libav::{Input, MediaType, OpenOptions, Rational, StreamInfo, parse_frame_rate},
-    plan::{self, graph},
+    libav::{
+        Input, MediaType, OpenOptions, Params, Rational, StreamInfo, Transfer, parse_frame_rate,
+    },
+    plan::{self, Light, Stage, VideoSource, graph, operation},
 };
 use plexbeam_api::{
     JobSpec, Kind, Problem,
@@ -88,8 +90,8 @@ pub(super) enum Work {
 /// How a video stream is encoded.
 #[derive(Clone)]
 pub(super) struct VideoWork {
-    /// Filter text for libav.
-    pub(super) chain: String,
+    /// From decoder to encoder.
+    pub(super) stages: Vec<Stage>,
     pub(super) encoder: &'static str,
     pub(super) options: Vec<(String, String)>,
     pub(super) keys: Option<KeyTimes>,
@@ -294,15 +296,27 @@ fn find(
     inputs: &[OpenInput],
     global_header: bool,
 ) -> Result<Vec<StreamPlan>, Problem> {
-    let (input, selector, filters, optional) = match &stream.source {
+    let (input, selector, filtered, optional) = match &stream.source {
         Source::Stream {
             input,
             select,
             optional,
-        } => (*input, select.clone(), Vec::new(), *optional),
+        } => (*input, select.clone(), Filtered::No, *optional),
         Source::Graph { label } => {
-            let line = graph::line(&spec.graphs, label)?;
-            (line.input, line.select, line.filters, false)
+            let video = match &stream.codec {
+                CodecSpec::Encode { encoder, .. } => {
+                    plan::encoder(encoder).is_some_and(|e| e.media == MediaKind::Video)
+                }
+                CodecSpec::Copy { .. } => false,
+            };
+            if video {
+                let line = operation::read(&spec.graphs, label)?;
+                let filtered = Filtered::Video(line.operations);
+                (line.input, line.select, filtered, false)
+            } else {
+                let line = graph::line(&spec.graphs, label)?;
+                (line.input, line.select, Filtered::Audio(line.steps), false)
+            }
         }
     };
     let input = input as usize;
@@ -321,7 +335,7 @@ fn find(
     let mut plans = Vec::new();
     for index in found {
         let info = &streams[index];
-        let work = work(stream, info, &filters, global_header)?;
+        let work = work(stream, info, &filtered, global_header)?;
         let mut metadata = stream.metadata.clone();
         if matches!(work, Work::Attachment) {
             // A font without its name and type is of no use.
@@ -337,10 +351,29 @@ fn find(
     Ok(plans)
 }
 
+fn video_source(params: &Params) -> VideoSource {
+    let depth = params.component_depth();
+    VideoSource {
+        depth,
+        light: match params.transfer() {
+            Some(Transfer::Hdr) => Light::Hdr,
+            None if depth > 8 => Light::Unmarked,
+            Some(Transfer::Sdr) | None => Light::Sdr,
+        },
+    }
+}
+
+/// What the job's graphs do to a stream.
+enum Filtered {
+    No,
+    Video(Vec<operation::Operation>),
+    Audio(Vec<graph::Step>),
+}
+
 fn work(
     stream: &StreamSpec,
     info: &StreamInfo,
-    filters: &[graph::Filter],
+    filtered: &Filtered,
     global_header: bool,
 ) -> Result<Work, Problem> {
     let CodecSpec::Encode { encoder, options } = &stream.codec else {
@@ -366,7 +399,14 @@ fn work(
     let own = plan::encoder_options(encoder, plan, options)?;
     Ok(match plan.media {
         MediaKind::Video => Work::Video(VideoWork {
-            chain: plan::software_video(filters, plan.name, info.params.bit_depth())?,
+            stages: plan::software_video(
+                match filtered {
+                    Filtered::Video(operations) => operations,
+                    Filtered::No | Filtered::Audio(_) => &[],
+                },
+                plan.name,
+                video_source(&info.params),
+            )?,
             encoder: plan.name,
             options: own,
             keys: stream.forced_keys.as_ref().and_then(KeyTimes::new),
@@ -379,7 +419,14 @@ fn work(
             global_header,
         }),
         MediaKind::Audio => Work::Audio(AudioWork {
-            chain: plan::software_audio(filters, plan.name, options)?,
+            chain: plan::software_audio(
+                match filtered {
+                    Filtered::Audio(steps) => steps,
+                    Filtered::No | Filtered::Video(_) => &[],
+                },
+                plan.name,
+                options,
+            )?,
             encoder: plan.name,
             options: own,
             global_header,
@@ -445,7 +492,7 @@ impl StreamPlan {
                 spawn(scope, shared, "decode", move || {
                     super::video::run(
                         &source,
-                        &work.chain,
+                        &work.stages,
                         rate,
                         facts,
                         &packets,

@@ -1,8 +1,9 @@
 //! Decoding and filtering video: packets in, pictures on the title's timeline out.
 
 use super::{Shared, av, resolve::Facts};
-use crate::libav::{
-    Decoder, Frame, Graph, MICROS, NOPTS, Packet, Params, Rational, Received, rescale,
+use crate::{
+    libav::{Decoder, Frame, Graph, MICROS, NOPTS, Packet, Params, Rational, Received, rescale},
+    plan::Stage,
 };
 use plexbeam_api::Problem;
 use std::sync::{
@@ -35,7 +36,7 @@ pub(super) struct Picture {
 /// Decodes and filters until the packets end.
 pub(super) fn run(
     source: &Source,
-    chain: &str,
+    stages: &[Stage],
     rate: Option<Rational>,
     facts: &Facts,
     packets: &Receiver<Packet>,
@@ -45,10 +46,10 @@ pub(super) fn run(
     let mut decoder = Decoder::open(&source.params, source.time_base, 0).map_err(|e| av(&e))?;
     let mut stage = Filter {
         source,
-        chain,
         rate,
         facts,
-        graph: None,
+        nodes: stages.iter().map(Node::new).collect(),
+        shape: None,
         before: None,
         pictures,
     };
@@ -114,16 +115,31 @@ fn decode(
     }
 }
 
-/// The filter stage; rebuilt when the decoded pictures change their shape.
+/// The way from decoder to encoder; rebuilt when the decoded pictures change their shape.
 struct Filter<'a> {
     source: &'a Source,
-    chain: &'a str,
     rate: Option<Rational>,
     facts: &'a Facts,
-    graph: Option<(Graph, Shape)>,
+    nodes: Vec<Node<'a>>,
+    /// Of the pictures that the nodes were built for.
+    shape: Option<Shape>,
     /// The last picture before the start: what is shown there until the next one.
     before: Option<Frame>,
     pictures: &'a SyncSender<Picture>,
+}
+
+/// A [`Stage`] at work.
+enum Node<'a> {
+    /// Built when the first picture comes.
+    Filters { text: &'a str, graph: Option<Graph> },
+}
+
+impl<'a> Node<'a> {
+    fn new(stage: &'a Stage) -> Self {
+        match stage {
+            Stage::Filters(text) => Node::Filters { text, graph: None },
+        }
+    }
 }
 
 #[derive(PartialEq, Eq, Clone, Copy)]
@@ -141,14 +157,14 @@ impl Filter<'_> {
             return Ok(true);
         }
         if let Some(before) = self.before.take()
-            && !self.filter(&before)?
+            && !self.filter(before)?
         {
             return Ok(false);
         }
-        self.filter(&frame)
+        self.filter(frame)
     }
 
-    fn filter(&mut self, frame: &Frame) -> Result<bool, Problem> {
+    fn filter(&mut self, frame: Frame) -> Result<bool, Problem> {
         let sar = frame.sar();
         let shape = Shape(
             frame.width(),
@@ -157,40 +173,74 @@ impl Filter<'_> {
             sar.num,
             sar.den,
         );
-        if self.graph.as_ref().is_none_or(|(_, built)| *built != shape) {
-            if let Some((mut old, _)) = self.graph.take() {
-                old.send(None).map_err(|e| av(&e))?;
-                if !self.drain(&mut old)? {
-                    return Ok(false);
-                }
+        if self.shape != Some(shape) {
+            if self.shape.is_some() && !self.flush()? {
+                return Ok(false);
             }
-            let graph = Graph::video(
-                self.chain,
-                frame,
-                self.source.time_base,
-                self.source.frame_rate,
-            )
-            .map_err(|e| av(&e))?;
-            self.graph = Some((graph, shape));
+            self.shape = Some(shape);
         }
-        let Some((mut graph, shape)) = self.graph.take() else {
-            return Ok(true);
-        };
-        graph.send(Some(frame)).map_err(|e| av(&e))?;
-        let alive = self.drain(&mut graph)?;
-        self.graph = Some((graph, shape));
-        Ok(alive)
+        self.pass(
+            0,
+            Picture {
+                frame,
+                time_base: self.source.time_base,
+                frame_rate: self.source.frame_rate,
+            },
+        )
     }
 
-    fn drain(&self, graph: &mut Graph) -> Result<bool, Problem> {
+    /// Gives a picture to the node `at`, and what comes out to the next ones. False when the job is
+    /// over.
+    fn pass(&mut self, at: usize, mut picture: Picture) -> Result<bool, Problem> {
+        let Some(node) = self.nodes.get_mut(at) else {
+            picture.frame_rate = self.rate.unwrap_or(picture.frame_rate);
+            return Ok(self.pictures.send(picture).is_ok());
+        };
+        match node {
+            Node::Filters { text, graph } => {
+                let mut running = match graph.take() {
+                    Some(graph) => graph,
+                    None => {
+                        Graph::video(text, &picture.frame, picture.time_base, picture.frame_rate)
+                            .map_err(|e| av(&e))?
+                    }
+                };
+                running.send(Some(&picture.frame)).map_err(|e| av(&e))?;
+                drop(picture);
+                let alive = self.drain(at, &mut running)?;
+                if let Some(Node::Filters { graph, .. }) = self.nodes.get_mut(at) {
+                    *graph = Some(running);
+                }
+                Ok(alive)
+            }
+        }
+    }
+
+    fn drain(&mut self, at: usize, graph: &mut Graph) -> Result<bool, Problem> {
         while let Received::Item(frame) = graph.receive().map_err(|e| av(&e))? {
-            let frame_rate = self.rate.unwrap_or_else(|| graph.frame_rate());
             let picture = Picture {
                 frame,
                 time_base: graph.time_base(),
-                frame_rate,
+                frame_rate: graph.frame_rate(),
             };
-            if self.pictures.send(picture).is_err() {
+            if !self.pass(at + 1, picture)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends every graph and passes on what was left in it.
+    fn flush(&mut self) -> Result<bool, Problem> {
+        for at in 0..self.nodes.len() {
+            let Some(Node::Filters { graph, .. }) = self.nodes.get_mut(at) else {
+                continue;
+            };
+            let Some(mut graph) = graph.take() else {
+                continue;
+            };
+            graph.send(None).map_err(|e| av(&e))?;
+            if !self.drain(at, &mut graph)? {
                 return Ok(false);
             }
         }
@@ -200,14 +250,11 @@ impl Filter<'_> {
     fn finish(&mut self) -> Result<(), Problem> {
         // A job that starts behind the last picture still shows that one.
         if let Some(before) = self.before.take()
-            && !self.filter(&before)?
+            && !self.filter(before)?
         {
             return Ok(());
         }
-        if let Some((mut graph, _)) = self.graph.take() {
-            graph.send(None).map_err(|e| av(&e))?;
-            self.drain(&mut graph)?;
-        }
+        self.flush()?;
         Ok(())
     }
 }

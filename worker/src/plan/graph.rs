@@ -32,19 +32,59 @@ impl Filter {
         }
     }
 
-    /// An argument by name, else by position; for filters whose values hold no `:`.
-    pub fn argument(&self, name: &str, position: usize) -> Option<&str> {
-        let mut positional = 0;
-        for part in self.args.split(':').filter(|p| !p.is_empty()) {
-            match part.split_once('=') {
-                Some((key, value)) if key == name => return Some(value),
-                Some(_) => {}
-                None if positional == position => return Some(part),
-                None => positional += 1,
-            }
-        }
-        None
+    /// The arguments, unescaped as libav does it: once for the graph, once for the option list. A
+    /// positional argument has an empty name.
+    pub fn arguments(&self) -> Vec<(String, String)> {
+        let text = unescape(&self.args);
+        split(&text, ':')
+            .unwrap_or_default()
+            .iter()
+            .filter(|part| !part.is_empty())
+            .map(|part| match part.split_once('=') {
+                Some((key, value)) if is_name(key) => (key.to_owned(), unescape(value)),
+                _ => (String::new(), unescape(part)),
+            })
+            .collect()
     }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Takes away one level of `\\` escapes and `'` quotes.
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    let mut quoted = false;
+    while let Some(ch) = chars.next() {
+        match ch {
+            '\'' => quoted = !quoted,
+            '\\' if !quoted => out.extend(chars.next()),
+            _ => out.push(ch),
+        }
+    }
+    out
+}
+
+/// A value as it has to stand in a graph, so that [`Filter::arguments`] and libav read it back.
+pub fn escape(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for ch in value.chars() {
+        match ch {
+            // Special for the option list, so both levels.
+            '\'' => out.push_str("\\\\\\'"),
+            '\\' => out.push_str("\\\\\\\\"),
+            ':' => out.push_str("\\\\:"),
+            // Special for the graph alone.
+            '[' | ']' | ',' | ';' => {
+                out.push('\\');
+                out.push(ch);
+            }
+            _ => out.push(ch),
+        }
+    }
+    out
 }
 
 /// Filters in a row, with the labels at both ends.
@@ -160,7 +200,16 @@ pub struct Line {
     /// Which of its streams.
     pub select: StreamSelector,
     /// What happens on the way.
-    pub filters: Vec<Filter>,
+    pub steps: Vec<Step>,
+}
+
+/// One filter of a [`Line`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The filter.
+    pub filter: Filter,
+    /// What its second input gets, as of `overlay`.
+    pub side: Option<Box<Line>>,
 }
 
 /// Follows `label` back to its input stream. Labels are unique over all graphs of a job, so the
@@ -170,21 +219,35 @@ pub fn line(graphs: &[String], label: &str) -> Result<Line, Problem> {
     for graph in graphs {
         chains.extend(parse(graph)?);
     }
-    let mut wanted = label.to_owned();
-    let mut filters: Vec<Filter> = Vec::new();
-    // Each round consumes one chain, so that a circle ends as well.
-    for _ in 0..=chains.len() {
-        let chain = chains
-            .iter()
-            .find(|c| c.outputs.contains(&wanted))
-            .ok_or_else(|| {
-                Problem::new(
-                    Kind::InvalidArgument,
-                    format!("filter graph: no filter makes the label [{wanted}]"),
-                )
-                .at("graphs")
-            })?;
-        if chain.outputs.len() != 1 || chain.inputs.len() != 1 {
+    follow(&chains, label, &mut chains.len())
+}
+
+/// `left`: chains that may still be consumed, so that a circle ends as well.
+fn follow(chains: &[Chain], label: &str, left: &mut usize) -> Result<Line, Problem> {
+    if let Some((input, select)) = parse_stream(label) {
+        return Ok(Line {
+            input,
+            select,
+            steps: Vec::new(),
+        });
+    }
+    let chain = chains
+        .iter()
+        .find(|c| c.outputs.iter().any(|o| o == label))
+        .ok_or_else(|| {
+            Problem::new(
+                Kind::InvalidArgument,
+                format!("filter graph: no filter makes the label [{label}]"),
+            )
+            .at("graphs")
+        })?;
+    *left = left
+        .checked_sub(1)
+        .ok_or_else(|| malformed("a circle", label))?;
+    let (main, side) = match (chain.inputs.as_slice(), chain.outputs.as_slice()) {
+        ([main], [_]) => (main, None),
+        ([main, side], [_]) => (main, Some(side)),
+        _ => {
             let name = chain.filters.last().map_or("?", |f| f.name.as_str());
             return Err(Problem::new(
                 Kind::Unsupported,
@@ -192,20 +255,17 @@ pub fn line(graphs: &[String], label: &str) -> Result<Line, Problem> {
             )
             .at("graphs"));
         }
-        let mut joined = chain.filters.clone();
-        joined.append(&mut filters);
-        filters = joined;
-        let input = &chain.inputs[0];
-        if let Some((input, select)) = parse_stream(input) {
-            return Ok(Line {
-                input,
-                select,
-                filters,
-            });
-        }
-        wanted = input.clone();
-    }
-    Err(malformed("a circle", label))
+    };
+    let mut line = follow(chains, main, left)?;
+    let mut side = match side {
+        Some(side) => Some(Box::new(follow(chains, side, left)?)),
+        None => None,
+    };
+    line.steps.extend(chain.filters.iter().map(|filter| Step {
+        filter: filter.clone(),
+        side: side.take(),
+    }));
+    Ok(line)
 }
 
 /// Reads `0:1`, `0:#0x01`, `0:v:0`, `0:a`.
@@ -255,14 +315,14 @@ mod tests {
             (0, &StreamSelector::Index { index: 0 })
         );
         assert_eq!(
-            video.filters[0].text(),
+            video.steps[0].filter.text(),
             "scale=w=2276:h=1280:force_divisible_by=4"
         );
-        assert_eq!(video.filters[1].text(), "format=pix_fmts=yuv420p|nv12");
+        assert_eq!(video.steps[1].filter.text(), "format=pix_fmts=yuv420p|nv12");
         let audio = line(&graphs, "2").unwrap();
         assert_eq!(audio.select, StreamSelector::Index { index: 1 });
         assert_eq!(
-            audio.filters[0].text(),
+            audio.steps[0].filter.text(),
             "aresample=async=1:ochl='stereo':rematrix_maxval=0.000000dB:osr=48000"
         );
     }
@@ -275,6 +335,40 @@ mod tests {
         assert_eq!(chains[0].filters.len(), 2);
         assert_eq!(chains[0].filters[1].args, r"x=a\\\,b");
         assert_eq!(chains[0].outputs, ["9"]);
+    }
+
+    #[test]
+    fn arguments_are_unescaped_twice_and_escape_undoes_that() {
+        let filter = Filter::new(
+            "inlineass",
+            r"font_scale=1.0:overrides=A\\\=yes\\\,FontName\\\=Noto\\\ Sans\\\,B\\\=&H00:outline=2.6",
+        );
+        let arguments = filter.arguments();
+        assert_eq!(arguments[1].0, "overrides");
+        assert_eq!(arguments[1].1, "A=yes,FontName=Noto Sans,B=&H00");
+        assert_eq!(arguments[2], ("outline".into(), "2.6".into()));
+        for value in ["a:b", "it's", r"c:\\d", "x,y;[z]", "plain"] {
+            let filter = Filter::new("f", format!("k={}:after=1", escape(value)));
+            assert_eq!(
+                filter.arguments(),
+                [("k".into(), value.into()), ("after".into(), "1".into())],
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_overlay_keeps_both_of_its_streams() {
+        let line = line(
+            &graphs(&["[0:3]scale=w=640:h=360[2];[0:0]scale=w=640:h=360[0];[0][2]overlay=x=1[3]"]),
+            "3",
+        )
+        .unwrap();
+        assert_eq!(line.select, StreamSelector::Index { index: 0 });
+        assert_eq!(line.steps.len(), 2);
+        let side = line.steps[1].side.as_ref().unwrap();
+        assert_eq!(side.select, StreamSelector::Index { index: 3 });
+        assert_eq!(side.steps[0].filter.name, "scale");
     }
 
     #[test]

@@ -1,28 +1,12 @@
 //! Operations as filter text for libav's software filters.
 
-use super::graph::Filter;
-use plexbeam_api::{Kind, Problem};
+use super::{
+    Light, Stage, VideoSource,
+    graph::{Filter, Step, escape},
+    operation::{Curve, Deinterlace, Operation, Scale, Tonemap, unsupported},
+};
+use plexbeam_api::Problem;
 
-/// Video operations that run as they stand. None of them opens a file.
-const VIDEO_FILTERS: &[&str] = &[
-    "scale",
-    "format",
-    "fps",
-    "setsar",
-    "setdar",
-    "yadif",
-    "bwdif",
-    "crop",
-    "pad",
-    "transpose",
-    "null",
-    "hqdn3d",
-    "unsharp",
-    "vflip",
-    "hflip",
-    "setparams",
-    "zscale",
-];
 /// Audio operations that run as they stand. None of them opens a file.
 const AUDIO_FILTERS: &[&str] = &[
     "aresample",
@@ -37,52 +21,36 @@ const AUDIO_FILTERS: &[&str] = &[
     "alimiter",
     "atempo",
 ];
-/// Moves between memories, which one memory does not need.
-const MOVES: &[&str] = &["hwupload", "hwupload_cuda", "hwdownload", "hwmap"];
-/// Scalers of devices.
-const DEVICE_SCALERS: &[&str] = &[
-    "scale_cuda",
-    "scale_npp",
-    "scale_vaapi",
-    "scale_qsv",
-    "vpp_qsv",
-];
 
-fn unsupported_filter(name: &str) -> Problem {
-    Problem::new(
-        Kind::Unsupported,
-        format!("filter `{name}` is not possible on this worker yet"),
-    )
-    .at("graphs")
-}
-
-/// Filter text of a video line for software, ending in a pixel format that `encoder` takes.
-/// `source_depth`: bits per component of the source, for encoders that keep ten.
-pub fn video(filters: &[Filter], encoder: &str, source_depth: u32) -> Result<String, Problem> {
+/// What software does for a video line, ending in a pixel format that `encoder` takes.
+pub fn video(
+    operations: &[Operation],
+    encoder: &str,
+    source: VideoSource,
+) -> Result<Vec<Stage>, Problem> {
     let mut chain: Vec<String> = Vec::new();
-    let mut deep = source_depth > 8;
-    for filter in filters {
-        let name = filter.name.as_str();
-        if MOVES.contains(&name) {
-            continue;
-        }
-        if DEVICE_SCALERS.contains(&name) {
-            let size = |key, at| filter.argument(key, at).filter(|v| !v.is_empty());
-            if let (Some(w), Some(h)) = (size("w", 0), size("h", 1)) {
-                chain.push(Filter::new("scale", format!("w={w}:h={h}")).text());
+    let mut deep = source.depth > 8;
+    for operation in operations {
+        match operation {
+            Operation::Scale(scale) => chain.push(scale_text(scale)),
+            Operation::Format(formats) => {
+                deep = formats
+                    .iter()
+                    .any(|f| f.contains("010") || f.contains("p10"));
+                chain.push(format!("format=pix_fmts={}", formats.join("|")));
             }
-            if let Some(format) = filter.argument("format", 2) {
-                deep = format.contains("010") || format.contains("p10");
+            Operation::Tonemap(tonemap) => {
+                if let Some(text) = tonemap_text(tonemap, source) {
+                    chain.push(text);
+                    deep = false;
+                }
             }
-            continue;
+            Operation::Deinterlace(deinterlace) => chain.push(deinterlace_text(*deinterlace)),
+            Operation::Rate(args) => chain.push(format!("fps={args}")),
+            Operation::Plain(filter) => chain.push(filter.text()),
+            Operation::BurnText(_) => return Err(unsupported("inlineass")),
+            Operation::Overlay(_) => return Err(unsupported("overlay")),
         }
-        if !VIDEO_FILTERS.contains(&name) {
-            return Err(unsupported_filter(name));
-        }
-        if name == "format" {
-            deep = filter.args.contains("010") || filter.args.contains("p10");
-        }
-        chain.push(filter.text());
     }
     let keeps_ten = encoder == "libx265";
     let pixels = if deep && keeps_ten {
@@ -91,19 +59,82 @@ pub fn video(filters: &[Filter], encoder: &str, source_depth: u32) -> Result<Str
         "yuv420p"
     };
     chain.push(format!("format=pix_fmts={pixels}"));
-    Ok(chain.join(","))
+    Ok(vec![Stage::Filters(chain.join(","))])
+}
+
+fn scale_text(scale: &Scale) -> String {
+    let mut args = Vec::new();
+    if !scale.width.is_empty() {
+        args.push(format!("w={}", escape(&scale.width)));
+    }
+    if !scale.height.is_empty() {
+        args.push(format!("h={}", escape(&scale.height)));
+    }
+    for (key, value) in &scale.options {
+        args.push(format!("{key}={}", escape(value)));
+    }
+    Filter::new("scale", args.join(":")).text()
+}
+
+fn deinterlace_text(deinterlace: Deinterlace) -> String {
+    let name = if deinterlace.bwdif { "bwdif" } else { "yadif" };
+    let mode = if deinterlace.per_field {
+        "send_field"
+    } else {
+        "send_frame"
+    };
+    let which = if deinterlace.only_marked {
+        "interlaced"
+    } else {
+        "all"
+    };
+    format!("{name}=mode={mode}:deint={which}")
+}
+
+/// Light is mapped in linear BT.709 with 1.0 at 100 cd/m2, as the usual chains of the command line
+/// do it. `None` for a source that is SDR already.
+fn tonemap_text(tonemap: &Tonemap, source: VideoSource) -> Option<String> {
+    let curve = match tonemap.curve {
+        Curve::Clip => "clip",
+        Curve::Linear => "linear",
+        Curve::Gamma => "gamma",
+        Curve::Reinhard => "reinhard",
+        Curve::Hable => "hable",
+        // BT.2390 keeps what is below its knee and bends what is above, as Mobius does; libav has
+        // no BT.2390 in software.
+        Curve::Mobius | Curve::Any | Curve::Bt2390 => "mobius",
+    };
+    let from = match source.light {
+        Light::Sdr => return None,
+        Light::Hdr => "",
+        // PMS asks for tone mapping only where its own analysis found HDR.
+        Light::Unmarked => "tin=smpte2084:pin=bt2020:min=bt2020nc:",
+    };
+    let mut map = format!(
+        "tonemap=tonemap={curve}:desat={}",
+        tonemap.desat.as_deref().map_or("0".to_owned(), escape)
+    );
+    for (key, value) in [("param", &tonemap.param), ("peak", &tonemap.peak)] {
+        if let Some(value) = value {
+            map.push_str(&format!(":{key}={}", escape(value)));
+        }
+    }
+    Some(format!(
+        "zscale={from}t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,{map},\
+         zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
+    ))
 }
 
 /// Filter text of an audio line, ending in what `encoder` takes.
 pub fn audio(
-    filters: &[Filter],
+    steps: &[Step],
     encoder: &str,
     options: &[(String, String)],
 ) -> Result<String, Problem> {
     let mut chain: Vec<String> = Vec::new();
-    for filter in filters {
-        if !AUDIO_FILTERS.contains(&filter.name.as_str()) {
-            return Err(unsupported_filter(&filter.name));
+    for Step { filter, side } in steps {
+        if side.is_some() || !AUDIO_FILTERS.contains(&filter.name.as_str()) {
+            return Err(unsupported(&filter.name));
         }
         chain.push(filter.text());
     }
@@ -166,40 +197,61 @@ fn channels_layout(count: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::graph::parse, *};
+    use super::{
+        super::{graph, operation},
+        *,
+    };
+    use plexbeam_api::Kind;
 
-    fn filters(text: &str) -> Vec<Filter> {
-        parse(text)
-            .unwrap()
-            .into_iter()
-            .flat_map(|c| c.filters)
-            .collect()
+    const HDR: VideoSource = VideoSource {
+        depth: 10,
+        light: Light::Hdr,
+    };
+
+    fn text(graph: &str, encoder: &str, source: VideoSource) -> String {
+        let line = operation::read(&[format!("[0:0]{graph}[9]")], "9").unwrap();
+        let stages = video(&line.operations, encoder, source).unwrap();
+        let texts: Vec<_> = stages.iter().map(|s| format!("{s}")).collect();
+        texts.join(" | ")
     }
 
     #[test]
     fn a_line_for_a_device_becomes_one_for_software() {
-        let cuda = filters("[0:0]hwupload[0];[0]scale_cuda=w=3840:h=1606:format=p010[1]");
+        let cuda = "hwupload[0];[0]scale_cuda=w=3840:h=1606:format=p010";
         assert_eq!(
-            video(&cuda, "libx265", 10).unwrap(),
-            "scale=w=3840:h=1606,format=pix_fmts=yuv420p10le"
+            text(cuda, "libx265", HDR),
+            "scale=w=3840:h=1606,format=pix_fmts=p010,format=pix_fmts=yuv420p10le"
         );
         assert_eq!(
-            video(&cuda, "libx264", 10).unwrap(),
-            "scale=w=3840:h=1606,format=pix_fmts=yuv420p"
+            text(cuda, "libx264", HDR),
+            "scale=w=3840:h=1606,format=pix_fmts=p010,format=pix_fmts=yuv420p"
         );
     }
 
     #[test]
-    fn filters_that_open_files_are_refused() {
-        for bad in [
-            "movie=/etc/passwd",
-            "subtitles=/x",
-            "drawtext=textfile=/x",
-            "sendcmd=f=/x",
-        ] {
-            let problem = video(&filters(bad), "libx264", 8).unwrap_err();
-            assert_eq!(problem.kind, Kind::Unsupported, "{bad}");
-        }
-        assert!(audio(&filters("amovie=/x"), "aac", &[]).is_err());
+    fn tone_mapping_happens_only_to_hdr() {
+        let graph = "scale=w=640:h=360[0];[0]format=p010,tonemap=hable[1];\
+                     [1]format=pix_fmts=yuv420p|nv12";
+        let hdr = text(graph, "libx264", HDR);
+        assert!(hdr.contains("tonemap=tonemap=hable:desat=0"), "{hdr}");
+        let sdr = VideoSource {
+            depth: 8,
+            light: Light::Sdr,
+        };
+        assert!(!text(graph, "libx264", sdr).contains("tonemap"));
+        let unmarked = VideoSource {
+            depth: 10,
+            light: Light::Unmarked,
+        };
+        assert!(text(graph, "libx264", unmarked).contains("tin=smpte2084"));
+        // Ten bits that were mapped to SDR stay eight, also for an encoder that keeps ten.
+        assert!(text("tonemap=hable", "libx265", HDR).ends_with("format=pix_fmts=yuv420p"));
+    }
+
+    #[test]
+    fn audio_filters_that_open_files_are_refused() {
+        let line = graph::line(&["[0:1]amovie=/x[2]".to_owned()], "2").unwrap();
+        let problem = audio(&line.steps, "aac", &[]).unwrap_err();
+        assert_eq!(problem.kind, Kind::Unsupported);
     }
 }
