@@ -16,7 +16,7 @@ CARGO ?= cargo
 STAMP := target/.setup
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help setup setup-browser build test lint demo bench torture cartridge-static clean-media
+.PHONY: help setup setup-browser build test golden lint demo bench torture cartridge-static clean-media
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -55,6 +55,10 @@ test: setup setup-browser build ## Run all tests.
 	  $(CARGO) test --locked --workspace -- --test-threads=2; \
 	fi
 	$(CARGO) test --locked --workspace --doc
+
+golden: setup ## Write the table of what leaves the Plex host anew (read the difference before committing it).
+	PLEXBEAM_GOLDEN=write $(CARGO) test --locked -q -p plexbeam-cartridge --test classification
+	@git --no-pager diff --stat cartridge/tests/classification/table.txt
 
 lint: setup ## Formatting, clippy and documentation, warnings denied.
 	$(CARGO) fmt --all -- --check

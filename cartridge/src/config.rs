@@ -275,7 +275,7 @@ fn read(env: Env<'_>) -> Result<File, Error> {
         Some(path) => (PathBuf::from(path), true),
         None => (PathBuf::from(CONFIG), false),
     };
-    match std::fs::read_to_string(&path) {
+    match text(&path) {
         Ok(text) => toml::from_str(&text).map_err(|error| Error::Parse {
             path,
             // Without the source line, which may hold the key.
@@ -283,6 +283,28 @@ fn read(env: Env<'_>) -> Result<File, Error> {
         }),
         Err(why) if why.kind() == std::io::ErrorKind::NotFound && !named => Ok(File::default()),
         Err(why) => Err(Error::Read { path, why }),
+    }
+}
+
+/// Nobody writes a longer one.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A regular file's text. A pipe would be waited for, and a device may never end.
+fn text(path: &Path) -> std::io::Result<String> {
+    use std::io::{Error, Read};
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > MAX_FILE {
+        true => Err(Error::other("larger than 1 MiB")),
+        false => Ok(text),
     }
 }
 

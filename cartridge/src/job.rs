@@ -122,6 +122,15 @@ pub enum ListForm {
 
 /// Judges a command line (PROTOCOL 2).
 pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reason> {
+    // Before anything is read: these may hold options that are known to nobody here.
+    for (word, reason) in [
+        ("-i", Reason::NoInput),
+        ("-progressurl", Reason::NoProgressUrl),
+    ] {
+        if !words.iter().any(|w| w == word) {
+            return Err(reason);
+        }
+    }
     let line = CommandLine::parse(words.iter().cloned())?;
     let progress = line.last_text("progressurl").ok_or(Reason::NoProgressUrl)?;
     let output = main_output(&line)?;
@@ -140,6 +149,9 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
     let list_url = url("the list URL", list_url)?;
     let graphs = streams::graphs(&line)?;
     let streams = streams::streams(&output, &graphs)?;
+    if streams.iter().all(streams::encodes_sound) {
+        return Err(Reason::NoVideo);
+    }
     if around.copy_video == CopyVideo::Local && !streams.iter().any(streams::encodes_video) {
         return Err(Reason::VideoIsCopied);
     }

@@ -9,7 +9,10 @@ pub enum Reason {
     /// The command line cannot be read.
     #[error(transparent)]
     Argv(#[from] argv::Error),
-    /// Thumbnails, analysis, queries.
+    /// What a build can do, asked at PMS's start.
+    #[error("no input: a question, not a job")]
+    NoInput,
+    /// Thumbnails, analysis.
     #[error("no -progressurl: not a playback job")]
     NoProgressUrl,
     /// Optimising, downloads, progressive playback, detection.
@@ -26,8 +29,11 @@ pub enum Reason {
     /// Not started by PMS for playback.
     #[error("the working directory is no session directory (plex-transcode-...)")]
     NotASessionDirectory,
+    /// Music.
+    #[error("the output has no video")]
+    NoVideo,
     /// By policy.
-    #[error("the video is not encoded (PLEXBEAM_COPY_VIDEO=remote sends such jobs, too)")]
+    #[error("the video is not encoded, and copy_video is \"local\"")]
     VideoIsCopied,
     /// An ASS side stream.
     #[error("a second output is not supported")]

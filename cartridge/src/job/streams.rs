@@ -203,6 +203,33 @@ fn stream(output: &Output<'_>, index: u32, source: Source) -> Result<StreamSpec,
     })
 }
 
+/// True for a stream that is certainly sound: encoded by what is no encoder of pictures or texts.
+pub(super) fn encodes_sound(stream: &StreamSpec) -> bool {
+    const FAMILIES: &[&str] = &[
+        "aac",
+        "ac3",
+        "alac",
+        "dca",
+        "eac3",
+        "flac",
+        "libfdk",
+        "libmp3lame",
+        "libopus",
+        "libvorbis",
+        "mp2",
+        "mp3",
+        "opus",
+        "pcm_",
+        "truehd",
+        "vorbis",
+        "wmav",
+    ];
+    match &stream.codec {
+        CodecSpec::Copy { .. } => false,
+        CodecSpec::Encode { encoder, .. } => FAMILIES.iter().any(|f| encoder.starts_with(f)),
+    }
+}
+
 /// Encoders of moving pictures by the names that Plex uses on any platform.
 pub(super) fn encodes_video(stream: &StreamSpec) -> bool {
     const FAMILIES: &[&str] = &[

@@ -4,6 +4,7 @@
 mod fakes;
 mod original;
 mod places;
+mod untouched;
 
 use fakes::{Pms, SESSION, Worker, chunk, header, init, probed, progress, row};
 use plexbeam_api::session::SessionState;

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 const RECORDER: &str = r#"#!/bin/sh
 out=$(dirname "$0")/recorded
 mkdir "$out" || exit 90
-printf '%s\0' "$@" > "$out/argv"
+: > "$out/argv"
+[ $# = 0 ] || printf '%s\0' "$@" > "$out/argv"
 cat /proc/$$/environ > "$out/environ"
 readlink /proc/$$/cwd | tr -d '\n' > "$out/cwd"
 exit 42
