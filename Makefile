@@ -77,7 +77,7 @@ torture: setup ## Long runs of the mount: fsx, pjdfstest, faults, many sessions.
 	    $$sudo apt-get update -qq </dev/null; $$sudo apt-get install -y -qq --no-install-recommends libacl1-dev </dev/null; }; \
 	  $(CARGO) install --locked fsx pjdfstest; \
 	fi
-	$(CARGO) test --locked -p plexbeam-fusefs --test mount -- --ignored --nocapture --test-threads=1
+	$(CARGO) test --locked -p plexbeam-fusefs --test mount torture:: -- --ignored --nocapture --test-threads=1
 
 cartridge-static: setup ## The cartridge as Plex hosts need it: static, optimised.
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --release -p plexbeam-cartridge \

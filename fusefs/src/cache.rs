@@ -21,22 +21,24 @@ use self::shelf::{Entry, Shelf};
 use crate::{
     config::CacheConfig,
     overlay::read_full,
-    remote::{FetchError, RemoteFile, SegmentSource},
+    remote::{Body, FetchError, RemoteFile, SegmentSource},
 };
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{StreamExt, future::BoxFuture};
 use lru::LruCache;
 use parking_lot::Mutex;
-use plexbeam_api::FileName;
+use plexbeam_api::{FileName, Segment};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
+    future::{Future, ready},
     io::Write,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -47,8 +49,9 @@ const ATTEMPTS_ON_DAMAGE: u32 = 3;
 /// Pauses between attempts at an unreachable worker: doubled from the first up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(3);
-/// Bytes hashed and written at a time.
-const BLOCK: usize = 1 << 20;
+/// Bytes hashed and written at a time: the first ones of a file few, for who waits for them.
+const FIRST_BLOCK: usize = 64 << 10;
+const BLOCK: usize = 256 << 10;
 /// Disk space is given out in blocks of this many bytes, so rooms are rounded up to it.
 const DISK_BLOCK: u64 = 4096;
 
@@ -104,7 +107,7 @@ impl Drop for Room {
 /// A whole, checked file on this host.
 #[derive(Debug)]
 pub struct CacheFile {
-    file: File,
+    file: Arc<File>,
     size: u64,
     _room: Room,
 }
@@ -131,12 +134,51 @@ impl CacheFile {
 }
 
 type Outcome = Option<Result<Arc<CacheFile>, FetchError>>;
+/// What of a file is written so far; `None` before the first byte of an attempt.
+type Written = Option<Arriving>;
+
+#[derive(Debug, Clone)]
+struct Arriving {
+    file: Arc<File>,
+    size: u64,
+    doubt: Doubt,
+}
+
+/// A download under way.
+#[derive(Debug, Clone)]
+struct Flight {
+    outcome: watch::Receiver<Outcome>,
+    written: watch::Receiver<Written>,
+}
+
+/// Whether bytes that were given before their digest was checked turned out damaged.
+#[derive(Debug, Clone, Default)]
+pub struct Doubt(Arc<AtomicBool>);
+
+impl Doubt {
+    fn confirm(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// They did, or cannot be checked any more: who has read them must not read the file to its end.
+    pub fn is_confirmed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A file that was asked for.
+enum Boarded {
+    Here(Arc<CacheFile>),
+    Coming(Flight),
+}
 
 /// What a read gets.
 #[derive(Debug)]
 pub enum Got {
     /// The whole file.
     File(Arc<CacheFile>),
+    /// The bytes asked for, or the first of them, of a file that is arriving and not checked.
+    Part(Bytes, Doubt),
     /// There is no room for it: read it by ranges.
     NoRoom,
 }
@@ -158,7 +200,7 @@ pub struct Usage {
 pub struct SegmentCache {
     ledger: Arc<Ledger>,
     shelf: Mutex<Shelf>,
-    flights: Mutex<HashMap<FileKey, watch::Receiver<Outcome>>>,
+    flights: Mutex<HashMap<FileKey, Flight>>,
     source: Arc<dyn SegmentSource>,
     dir: PathBuf,
     /// Removes the private folder at the end.
@@ -359,7 +401,7 @@ impl SegmentCache {
             return Some(Ok(hit));
         }
         let flight = self.flights.lock().get(&key).cloned()?;
-        Some(join(flight).await)
+        Some(flight.land().await)
     }
 
     /// The file for a reader: from here, or fetched once however many ask, or [`Got::NoRoom`].
@@ -380,6 +422,39 @@ impl SegmentCache {
         }
     }
 
+    /// Up to `len` bytes from `offset` for a reader, as soon as the first of them are here; the digest
+    /// need not have been checked for these. The last byte of a file is given only when its digest is
+    /// right, so that nobody reads a damaged file to its end.
+    pub async fn demand_part(
+        self: &Arc<Self>,
+        file: &Arc<RemoteFile>,
+        offset: u64,
+        len: usize,
+    ) -> Result<Got, FetchError> {
+        let key = FileKey::of(file);
+        if let Some(hit) = self.get(&key) {
+            return Ok(Got::File(hit));
+        }
+        let coming = self.flights.lock().get(&key).cloned();
+        let flight = match coming {
+            Some(flight) => flight,
+            None => match self.try_room(file.size(), Want::Spare) {
+                None => return Ok(Got::NoRoom),
+                Some(room) => match self.board(file, room) {
+                    Boarded::Here(hit) => return Ok(Got::File(hit)),
+                    Boarded::Coming(flight) => flight,
+                },
+            },
+        };
+        match flight.part(file.size(), offset, len).await {
+            Err(FetchError::Local(error)) => {
+                tracing::warn!(%error, "the cache folder takes nothing, streaming past it");
+                Ok(Got::NoRoom)
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Downloads the file into `room`, or joins the download under way. The download goes on when
     /// the caller is dropped. The file has [`Rank::Free`] and stays while the caller has it.
     pub async fn fetch(
@@ -387,29 +462,36 @@ impl SegmentCache {
         file: &Arc<RemoteFile>,
         room: Room,
     ) -> Result<Arc<CacheFile>, FetchError> {
+        match self.board(file, room) {
+            Boarded::Here(hit) => Ok(hit),
+            Boarded::Coming(flight) => flight.land().await,
+        }
+    }
+
+    fn board(self: &Arc<Self>, file: &Arc<RemoteFile>, room: Room) -> Boarded {
         let key = FileKey::of(file);
-        let flight = {
-            let mut flights = self.flights.lock();
-            if let Some(hit) = self.get(&key) {
-                return Ok(hit);
+        let mut flights = self.flights.lock();
+        if let Some(hit) = self.get(&key) {
+            return Boarded::Here(hit);
+        }
+        if let Some(flight) = flights.get(&key) {
+            return Boarded::Coming(flight.clone());
+        }
+        let (tell, outcome) = watch::channel(None);
+        let (progress, written) = watch::channel(None);
+        let flight = Flight { outcome, written };
+        flights.insert(key, flight.clone());
+        let (cache, file) = (self.clone(), file.clone());
+        tokio::spawn(async move {
+            let outcome = cache.attempts(&file, room, &progress).await;
+            if outcome.is_err() {
+                give_up(&progress);
             }
-            match flights.get(&key) {
-                Some(flight) => flight.clone(),
-                None => {
-                    let (tell, flight) = watch::channel(None);
-                    flights.insert(key.clone(), flight.clone());
-                    let (cache, file) = (self.clone(), file.clone());
-                    tokio::spawn(async move {
-                        let outcome = cache.attempts(&file, room).await;
-                        cache.land(&file, &outcome);
-                        // Nobody may wait any more.
-                        let _ = tell.send(Some(outcome));
-                    });
-                    flight
-                }
-            }
-        };
-        join(flight).await
+            cache.land(&file, &outcome);
+            // Nobody may wait any more.
+            let _ = tell.send(Some(outcome));
+        });
+        Boarded::Coming(flight)
     }
 
     fn land(&self, remote: &RemoteFile, outcome: &Result<Arc<CacheFile>, FetchError>) {
@@ -431,93 +513,215 @@ impl SegmentCache {
         flights.remove(&key);
     }
 
-    async fn attempts(&self, file: &RemoteFile, room: Room) -> Result<Arc<CacheFile>, FetchError> {
+    async fn attempts(
+        &self,
+        file: &RemoteFile,
+        room: Room,
+        progress: &watch::Sender<Written>,
+    ) -> Result<Arc<CacheFile>, FetchError> {
         let mut attempt = 1;
         let mut pause = FIRST_PAUSE;
+        let mut begun = None;
         loop {
-            match self.download(file).await {
-                Ok((handle, size)) => {
+            let (error, rest) = match self.download(file, progress, begun.take()).await {
+                Ok(sink) => {
                     return Ok(Arc::new(CacheFile {
-                        file: handle,
-                        size,
+                        file: sink,
+                        size: file.size(),
                         _room: room,
                     }));
                 }
-                Err(FetchError::Damaged(what)) if attempt < ATTEMPTS_ON_DAMAGE => {
+                Err(broken) => broken,
+            };
+            match error {
+                FetchError::Damaged(what) => {
+                    give_up(progress);
+                    if attempt == ATTEMPTS_ON_DAMAGE {
+                        return Err(error);
+                    }
                     attempt += 1;
                     let (session, name) = (&file.origin.session, &file.name);
                     tracing::warn!(%session, %name, what, "damaged on the way, fetching again");
                 }
-                Err(error) if error.is_passing() && pause < MAX_PAUSE => {
-                    tracing::debug!(session = %file.origin.session, %error, "fetching again");
+                error if error.is_passing() && pause < MAX_PAUSE => {
+                    tracing::debug!(session = %file.origin.session, %error, "fetching on");
+                    begun = rest;
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }
-                Err(error) => return Err(error),
+                error => return Err(error),
             }
         }
     }
 
-    async fn download(&self, file: &RemoteFile) -> Result<(File, u64), FetchError> {
-        let dir = self.dir.clone();
-        let sink = blocking(move || tempfile::tempfile_in(dir)).await?;
-        let sink = self.examine_into(file, Some(sink)).await?;
-        let sink = sink.ok_or_else(|| FetchError::Local("the file was lost".into()))?;
-        Ok((sink, file.size()))
+    /// Downloads a file, or the rest of one. What came before a break goes on next time.
+    async fn download(
+        &self,
+        file: &RemoteFile,
+        progress: &watch::Sender<Written>,
+        begun: Option<Check>,
+    ) -> Result<Arc<File>, (FetchError, Option<Check>)> {
+        let check = match begun {
+            Some(check) => check,
+            None => {
+                let dir = self.dir.clone();
+                let sink = blocking(move || tempfile::tempfile_in(dir)).await;
+                let sink = Arc::new(sink.map_err(|error| (error, None))?);
+                let arriving = Arriving {
+                    file: sink,
+                    size: 0,
+                    doubt: Doubt::default(),
+                };
+                Check::new(file, Some((arriving, progress.clone())))
+            }
+        };
+        let range = check.rest();
+        let body = match self.source.open(file, range).await {
+            Ok(body) => body,
+            Err(error) => return Err((error, Some(check))),
+        };
+        let sink = check.all(body).await?;
+        sink.ok_or((FetchError::Local("the file was lost".into()), None))
     }
 
     /// Checks length and digest of a file that cannot be kept.
     pub async fn examine(&self, file: &RemoteFile) -> Result<(), FetchError> {
-        self.examine_into(file, None).await.map(drop)
+        let body = self.source.open(file, None).await?;
+        let checked = Check::new(file, None).all(body).await;
+        checked.map(drop).map_err(|(error, _)| error)
+    }
+}
+
+impl Flight {
+    /// Waits for the whole file.
+    async fn land(mut self) -> Result<Arc<CacheFile>, FetchError> {
+        match self.outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => match &*outcome {
+                Some(outcome) => outcome.clone(),
+                None => Err(FetchError::Local("the download was dropped".into())),
+            },
+            Err(_) => Err(FetchError::Unreachable("the download was dropped".into())),
+        }
     }
 
-    async fn examine_into(
-        &self,
-        file: &RemoteFile,
-        mut sink: Option<File>,
-    ) -> Result<Option<File>, FetchError> {
-        let segment = file.segment();
-        let mut body = self.source.open(file, None).await?;
-        let mut hash = Sha256::new();
-        let mut size = 0;
-        let mut block = Vec::with_capacity(BLOCK.min(segment.size as usize));
+    /// Waits for the first bytes from `offset`.
+    async fn part(mut self, size: u64, offset: u64, len: usize) -> Result<Got, FetchError> {
         loop {
-            let chunk = body.chunks.next().await.transpose()?;
+            let arriving = self.written.borrow_and_update().clone();
+            if let Some(arriving) = arriving {
+                let sure = arriving.size.min(size.saturating_sub(1));
+                if offset < sure {
+                    let mut bytes = vec![0; (sure - offset).min(len as u64) as usize];
+                    let read = read_full(&*arriving.file, &mut bytes, offset)
+                        .map_err(|error| FetchError::Local(error.to_string()))?;
+                    bytes.truncate(read);
+                    return Ok(Got::Part(bytes.into(), arriving.doubt));
+                }
+            }
+            // Fails when the download is over.
+            if self.written.changed().await.is_err() {
+                return self.land().await.map(Got::File);
+            }
+        }
+    }
+}
+
+/// Length and digest of a body that is written as it comes.
+struct Check {
+    hash: Sha256,
+    size: u64,
+    expected: Arc<Segment>,
+    /// Where it is written, and who hears how far it is.
+    sink: Option<(Arriving, watch::Sender<Written>)>,
+}
+
+impl Check {
+    fn new(file: &RemoteFile, sink: Option<(Arriving, watch::Sender<Written>)>) -> Self {
+        Check {
+            hash: Sha256::new(),
+            size: 0,
+            expected: file.segment(),
+            sink,
+        }
+    }
+
+    fn take(mut self, block: &[u8]) -> std::io::Result<Self> {
+        self.size += block.len() as u64;
+        if let Some((arriving, progress)) = &mut self.sink {
+            (&*arriving.file).write_all(block)?;
+            arriving.size = self.size;
+            progress.send_replace(Some(arriving.clone()));
+        }
+        self.hash.update(block);
+        Ok(self)
+    }
+
+    /// What is missing: first byte and length; `None` is all of it.
+    fn rest(&self) -> Option<(u64, u64)> {
+        (self.size > 0).then(|| (self.size, self.expected.size - self.size))
+    }
+
+    /// Takes all of the body: while one block is written and hashed, the next one comes. Gives where
+    /// it was written, or what may go on after a break.
+    async fn all(self, mut body: Body) -> Result<Option<Arc<File>>, (FetchError, Option<Self>)> {
+        let expected = self.expected.size;
+        let mut came = self.size;
+        let mut wanted = if came == 0 { FIRST_BLOCK } else { BLOCK };
+        let mut block = Vec::new();
+        let mut work: BoxFuture<'_, Result<Self, FetchError>> = Box::pin(ready(Ok(self)));
+        loop {
+            let chunk = match body.chunks.next().await.transpose() {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    // A file without a missing byte is checked anew.
+                    let check = work.await.ok().filter(|check| check.size < expected);
+                    return Err((error, check));
+                }
+            };
             let at_end = chunk.is_none();
             if let Some(chunk) = chunk {
-                size += chunk.len() as u64;
-                if size > segment.size {
-                    return Err(FetchError::Damaged("too long"));
+                came += chunk.len() as u64;
+                if came > expected {
+                    return Err((FetchError::Damaged("too long"), None));
+                }
+                if block.is_empty() {
+                    let rest = (expected - came) as usize + chunk.len();
+                    block.reserve(rest.min(wanted + chunk.len()));
                 }
                 block.extend_from_slice(&chunk);
             }
-            if block.len() >= BLOCK || at_end && !block.is_empty() {
-                let full = std::mem::replace(&mut block, Vec::with_capacity(BLOCK));
-                (hash, sink) = blocking(move || {
-                    hash.update(&full);
-                    if let Some(sink) = &mut sink {
-                        sink.write_all(&full)?;
-                    }
-                    Ok((hash, sink))
-                })
-                .await?;
+            if block.len() >= wanted || at_end && !block.is_empty() {
+                let check = work.await.map_err(|error| (error, None))?;
+                let full = std::mem::take(&mut block);
+                work = Box::pin(blocking(move || check.take(&full)));
+                wanted = BLOCK;
             }
             if at_end {
                 break;
             }
         }
-        let digest: String = hash
+        let check = work.await.map_err(|error| (error, None))?;
+        let digest: String = check
+            .hash
             .finalize()
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        if size != segment.size {
-            Err(FetchError::Damaged("too short"))
-        } else if digest != segment.digest.0 {
-            Err(FetchError::Damaged("another digest"))
+        if check.size != expected {
+            Err((FetchError::Damaged("too short"), None))
+        } else if digest != check.expected.digest.0 {
+            Err((FetchError::Damaged("another digest"), None))
         } else {
-            Ok(sink)
+            Ok(check.sink.map(|(arriving, _)| arriving.file))
         }
+    }
+}
+
+/// What was given of this attempt will not be confirmed: another attempt has other bytes, for all one
+/// knows.
+fn give_up(progress: &watch::Sender<Written>) {
+    if let Some(arriving) = progress.send_replace(None) {
+        arriving.doubt.confirm();
     }
 }
 
@@ -525,21 +729,15 @@ fn on_disk(size: u64) -> u64 {
     size.div_ceil(DISK_BLOCK).saturating_mul(DISK_BLOCK)
 }
 
-async fn join(mut flight: watch::Receiver<Outcome>) -> Result<Arc<CacheFile>, FetchError> {
-    match flight.wait_for(Option::is_some).await {
-        Ok(outcome) => match &*outcome {
-            Some(outcome) => outcome.clone(),
-            None => Err(FetchError::Local("the download was dropped".into())),
-        },
-        Err(_) => Err(FetchError::Unreachable("the download was dropped".into())),
-    }
-}
-
-async fn blocking<T: Send + 'static>(
+/// Begins at once, whether it is waited for or not.
+fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, FetchError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| FetchError::Local(error.to_string())),
-        Err(_) => Err(FetchError::Local("the mount is ending".into())),
+) -> impl Future<Output = Result<T, FetchError>> + Send {
+    let begun = tokio::task::spawn_blocking(work);
+    async move {
+        match begun.await {
+            Ok(done) => done.map_err(|error| FetchError::Local(error.to_string())),
+            Err(_) => Err(FetchError::Local("the mount is ending".into())),
+        }
     }
 }

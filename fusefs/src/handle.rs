@@ -2,7 +2,7 @@
 
 use crate::{
     binding::{BoundDir, HeldFile},
-    cache::CacheFile,
+    cache::{CacheFile, Doubt},
     error::{Error, Result},
     inode::Inode,
     remote::RemoteFile,
@@ -56,6 +56,9 @@ pub struct RemoteHandle {
     pub pinned: Option<Arc<CacheFile>>,
     /// How it is open.
     pub mode: Mode,
+    /// Says whether what was read before its digest was checked turned out damaged; `None` where all
+    /// was checked.
+    pub doubt: Mutex<Option<Doubt>>,
     /// What was read ahead past the cache, or a playlist's text: its offset and its bytes.
     pub window: tokio::sync::Mutex<(u64, bytes::Bytes)>,
 }

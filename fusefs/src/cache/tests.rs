@@ -100,7 +100,7 @@ impl Bench {
             .unwrap()
         {
             Got::File(file) => file,
-            Got::NoRoom => panic!("no room for {name}"),
+            Got::NoRoom | Got::Part(..) => panic!("no room for {name}"),
         }
     }
 

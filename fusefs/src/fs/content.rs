@@ -13,6 +13,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use fuser::BackingId;
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{FallocateFlags, OFlags, SeekFrom},
@@ -203,6 +204,7 @@ impl BeamFs {
             held,
             pinned,
             mode,
+            doubt: Mutex::default(),
             window: tokio::sync::Mutex::default(),
         }));
         Ok(Opened {
@@ -272,7 +274,8 @@ impl BeamFs {
         }
     }
 
-    /// `read`: up to `len` bytes, fewer at the end of the file only.
+    /// `read`: up to `len` bytes, fewer at the end of the file, or where it is open directly and the
+    /// rest has not arrived.
     pub fn read(&self, handle: u64, offset: u64, len: usize) -> Result<Answer<Bytes>> {
         let handle = self.handles.get(handle)?;
         let remote = match &*handle {
@@ -285,6 +288,7 @@ impl BeamFs {
             Handle::Remote(remote) => remote,
             Handle::Dir(_) => return Err(Error::IsDirectory),
         };
+        remote.certain()?;
         if !remote.file.is_mutable() {
             if offset >= remote.file.size() {
                 return Ok(Answer::Now(Bytes::new()));
@@ -307,8 +311,22 @@ impl BeamFs {
                     let outcome = if remote.file.is_mutable() {
                         read_playlist(&*source, remote, offset, len).await
                     } else {
-                        match cache.demand(&remote.file).await {
-                            Ok(Got::File(here)) => return here.read(offset, len).map(Bytes::from),
+                        // What a directory held keeps its bytes: they are given when checked. Those of
+                        // `sessions/` may be given as they arrive, and only a direct read may be short.
+                        let got = if remote.held.is_none() && remote.mode == Mode::Direct {
+                            cache.demand_part(&remote.file, offset, len).await
+                        } else {
+                            cache.demand(&remote.file).await
+                        };
+                        match got {
+                            Ok(Got::File(here)) => {
+                                remote.certain()?;
+                                return here.read(offset, len).map(Bytes::from);
+                            }
+                            Ok(Got::Part(bytes, doubt)) => {
+                                *remote.doubt.lock() = Some(doubt);
+                                return Ok(bytes);
+                            }
                             Ok(Got::NoRoom) => read_past(&*source, remote, offset, len).await,
                             Err(error) => Err(error),
                         }
@@ -402,6 +420,19 @@ impl BeamFs {
         self.inodes
             .get(number)
             .is_ok_and(|inode| remote_file(&inode.node).is_some())
+    }
+}
+
+impl RemoteHandle {
+    /// Fails when bytes that were read here turned out damaged: their reader must not take the file
+    /// for whole.
+    fn certain(&self) -> Result<()> {
+        match &*self.doubt.lock() {
+            Some(doubt) if doubt.is_confirmed() => Err(Error::Remote(
+                "it broke off or came damaged while it was read".into(),
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

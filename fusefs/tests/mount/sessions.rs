@@ -113,3 +113,40 @@ fn no_worker_means_a_plain_folder() {
     fs::create_dir(env.path("play")).unwrap();
     assert_eq!(env.bind_again("play", "s1", 1), Err(Errno::PERM));
 }
+
+/// Bytes are given as they arrive, the last ones only when the digest of all is right.
+#[test]
+fn a_reader_of_sessions_need_not_wait_for_the_whole_file() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let (good, bad) = (media_name(0, 1), media_name(0, 2));
+    for name in [&good, &bad] {
+        env.worker.lock().halved.insert(name.clone());
+    }
+    env.worker.lock().damage.insert(bad.clone(), 1);
+    let all = [1, 2].map(|number| env.worker.publish_media("s1", 0, number, 1 << 20));
+    let dir = env.path("sessions/s1");
+    eventually("the files are listed", || dir.join(&bad).exists());
+    let mut readers = [&good, &bad].map(|name| fs::File::open(dir.join(name)).unwrap());
+    let mut first = vec![0; 1 << 17];
+    for (reader, bytes) in readers.iter_mut().zip(&all) {
+        // The gate is shut: more than this half is not there.
+        reader.read_exact(&mut first).unwrap();
+        assert!(first[1..] == bytes[1..first.len()]);
+    }
+    env.worker.open_gate();
+    let mut rest = Vec::new();
+    readers[0].read_to_end(&mut rest).unwrap();
+    assert!(rest == all[0][first.len()..]);
+    // Its first byte was wrong, so its last one is never read, by this reader.
+    rest.clear();
+    assert_eq!(errno(readers[1].read_to_end(&mut rest)), Errno::IO);
+    assert!(first.len() + rest.len() < all[1].len());
+    for (name, bytes) in [&good, &bad].into_iter().zip(&all) {
+        assert!(fs::read(dir.join(name)).unwrap() == *bytes);
+    }
+    assert_eq!(env.worker.asked(&good), 1);
+}
