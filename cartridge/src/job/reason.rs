@@ -41,9 +41,6 @@ pub enum Reason {
     /// Burned-in text subtitles.
     #[error("text subtitles are burned in (inlineass)")]
     InlineAss,
-    /// HDR to SDR.
-    #[error("a tone mapper is asked for")]
-    ToneMap,
     /// Burned-in picture subtitles.
     #[error("picture subtitles are overlaid")]
     PictureSubtitles,

@@ -15,7 +15,6 @@ pub(super) fn graphs(line: &CommandLine) -> Result<Vec<String>, Reason> {
         for filter in filters(graph) {
             match filter {
                 "inlineass" => return Err(Reason::InlineAss),
-                f if f.starts_with("tonemap") => return Err(Reason::ToneMap),
                 f if f.starts_with("overlay") => return Err(Reason::PictureSubtitles),
                 _ => {}
             }

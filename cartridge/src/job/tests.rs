@@ -101,9 +101,7 @@ fn at_least_21_of_the_27_complete_segmented_lines_leave() {
     for line in &lines {
         match judged(&line.argv, CopyVideo::Remote) {
             Ok(_) => remote += 1,
-            Err(
-                Reason::SideOutput | Reason::InlineAss | Reason::ToneMap | Reason::PictureSubtitles,
-            ) => {}
+            Err(Reason::SideOutput | Reason::InlineAss | Reason::PictureSubtitles) => {}
             Err(reason) => panic!("{}: {reason}", line.id),
         }
         match judged(&line.argv, CopyVideo::Local) {
@@ -112,7 +110,6 @@ fn at_least_21_of_the_27_complete_segmented_lines_leave() {
                 Reason::VideoIsCopied
                 | Reason::SideOutput
                 | Reason::InlineAss
-                | Reason::ToneMap
                 | Reason::PictureSubtitles,
             ) => {}
             Err(reason) => panic!("{}: {reason}", line.id),
@@ -426,7 +423,6 @@ fn doubts_have_a_name() {
         reason(&changed(&base, "-f", Some("hls"))),
         Reason::Format("hls".into())
     );
-    assert_eq!(graph("[0:0]format=p010,tonemap=hable[1]"), Reason::ToneMap);
     assert_eq!(
         graph("[0:0][0:3]overlay_cuda=x=1[1]"),
         Reason::PictureSubtitles

@@ -490,7 +490,7 @@ impl StreamPlan {
                 let (frames_in, frames) = sync_channel(super::video::FRAME_QUEUE);
                 let rate = work.rate;
                 spawn(scope, shared, "decode", move || {
-                    super::video::run(
+                    let result = super::video::run(
                         &source,
                         &work.stages,
                         rate,
@@ -498,7 +498,12 @@ impl StreamPlan {
                         &packets,
                         &frames_in,
                         shared,
-                    )
+                    );
+                    // Before the encoder sees its queue end and wonders why.
+                    if let Err(problem) = &result {
+                        shared.fail(problem.clone());
+                    }
+                    result
                 });
                 spawn(scope, shared, "encode", move || {
                     super::encode::run(work, facts, &self.metadata, &frames, &outlet, shared)

@@ -104,11 +104,12 @@ fn tonemap_text(tonemap: &Tonemap, source: VideoSource) -> Option<String> {
         // no BT.2390 in software.
         Curve::Mobius | Curve::Any | Curve::Bt2390 => "mobius",
     };
-    let from = match source.light {
+    // Both transfers are defined for BT.2020 (ITU-R BT.2100); not every file says so.
+    let marks = match source.light {
         Light::Sdr => return None,
         Light::Hdr => "",
         // PMS asks for tone mapping only where its own analysis found HDR.
-        Light::Unmarked => "tin=smpte2084:pin=bt2020:min=bt2020nc:",
+        Light::Unmarked => ":color_trc=smpte2084",
     };
     let mut map = format!(
         "tonemap=tonemap={curve}:desat={}",
@@ -120,7 +121,8 @@ fn tonemap_text(tonemap: &Tonemap, source: VideoSource) -> Option<String> {
         }
     }
     Some(format!(
-        "zscale={from}t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,{map},\
+        "setparams=color_primaries=bt2020:colorspace=bt2020nc{marks},\
+         zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,{map},\
          zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
     ))
 }
@@ -243,7 +245,7 @@ mod tests {
             depth: 10,
             light: Light::Unmarked,
         };
-        assert!(text(graph, "libx264", unmarked).contains("tin=smpte2084"));
+        assert!(text(graph, "libx264", unmarked).contains("color_trc=smpte2084"));
         // Ten bits that were mapped to SDR stay eight, also for an encoder that keeps ten.
         assert!(text("tonemap=hable", "libx265", HDR).ends_with("format=pix_fmts=yuv420p"));
     }
