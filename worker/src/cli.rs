@@ -2,11 +2,11 @@
 
 use crate::{
     config::{ChildConfig, Secret, ServeConfig, SessionConfig, StoreConfig, default_max_jobs},
+    device::Wish,
     error::StartError,
     input::InputPolicy,
 };
 use clap::{Args, Parser, Subcommand};
-use plexbeam_api::job::HwAccel;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Transcode for Plex on this machine.
@@ -73,14 +73,18 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", default_value = "8GiB", env = "PLEXBEAM_SPOOL_SIZE", value_parser = parse_size)]
     pub spool_size: u64,
 
-    /// Device that encodes.
+    /// Device that decodes and encodes: auto, none, cuda, vaapi or qsv, the last three with an
+    /// address if wanted, e.g. vaapi:/dev/dri/renderD129 or cuda:1.
+    ///
+    /// What does not prove itself at start is not used. `vulkan` is experimental: it filters on a
+    /// Vulkan device and encodes on the processor.
     #[arg(
         long,
         value_name = "DEVICE",
         default_value = "auto",
         env = "PLEXBEAM_HW"
     )]
-    pub hw: HwArg,
+    pub hw: Wish,
 
     /// A path as the Plex host sees it and what it is here, e.g. /media=/mnt/nas; may be repeated.
     ///
@@ -118,9 +122,18 @@ pub struct ProbeArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Device to try besides software.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub hw: HwArg,
+    /// Device to try besides the processor; as for `serve`.
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "auto",
+        env = "PLEXBEAM_HW"
+    )]
+    pub hw: Wish,
+
+    /// Try this alone, in this process: `software`, or a device with its address.
+    #[arg(long, value_name = "DEVICE", hide = true)]
+    pub only: Option<String>,
 }
 
 /// Flags of `job`.
@@ -133,33 +146,6 @@ pub struct JobArgs {
     /// Ceiling of private memory in bytes.
     #[arg(long)]
     pub memory: Option<u64>,
-}
-
-/// Values of `--hw`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum HwArg {
-    /// The best that works; today software.
-    Auto,
-    /// NVIDIA.
-    Cuda,
-    /// Intel and AMD on Linux.
-    Vaapi,
-    /// Intel Quick Sync.
-    Qsv,
-    /// The processor.
-    None,
-}
-
-impl From<HwArg> for HwAccel {
-    fn from(arg: HwArg) -> Self {
-        match arg {
-            HwArg::Auto => HwAccel::Auto,
-            HwArg::Cuda => HwAccel::Cuda,
-            HwArg::Vaapi => HwAccel::Vaapi,
-            HwArg::Qsv => HwAccel::Qsv,
-            HwArg::None => HwAccel::None,
-        }
-    }
 }
 
 impl ServeArgs {
@@ -207,7 +193,7 @@ impl ServeArgs {
             api_key,
             address_file: self.address_file,
             spool: self.spool,
-            hw: self.hw.into(),
+            hw: self.hw,
             drain_timeout: self.drain_timeout,
             sessions: SessionConfig {
                 max_jobs: self.max_jobs.unwrap_or_else(default_max_jobs),

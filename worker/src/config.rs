@@ -1,7 +1,6 @@
 //! The settings of each room, as plain values; [`crate::cli`] builds them.
 
-use crate::input::InputPolicy;
-use plexbeam_api::job::HwAccel;
+use crate::{device::Wish, input::InputPolicy};
 use sha2::{Digest, Sha256};
 use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -60,7 +59,7 @@ pub struct ServeConfig {
     /// Folder that holds our marked subfolder; `None` takes one in the system's temporary folder.
     pub spool: Option<PathBuf>,
     /// Device wished for.
-    pub hw: HwAccel,
+    pub hw: Wish,
     /// How long running jobs may go on after the first stop signal.
     pub drain_timeout: Duration,
     /// Sessions and places.

@@ -1,26 +1,33 @@
-//! What this machine can really do: every encoder is tried on a few frames, because a listed encoder
-//! proves nothing. Run in a process of its own (`plexbeam-worker probe --json`), since a driver may
-//! abort it.
+//! What this machine can really do: every step of every device is tried on a few frames, because a
+//! listed encoder proves nothing.
+//!
+//! [`kind`] names devices and what is wished for, [`prove`] tries one, [`apart`] does that in
+//! processes of their own, since a driver may abort or hang, and [`ladder`] chooses for a job: the
+//! best device first, the processor last.
 
-use crate::config::ChildConfig;
-use ffmpeg_next::{
-    ChannelLayout, Dictionary, Packet, Rational, codec, encoder, format, frame,
-    util::{error::EAGAIN, log},
-};
-use plexbeam_api::{Kind, Problem, job::HwAccel, session::DeviceReport};
+pub mod apart;
+pub mod kind;
+pub mod ladder;
+pub mod prove;
+pub mod table;
+
+pub use apart::prove_apart;
+pub use kind::{DeviceKind, Wish};
+pub use ladder::{Ladder, Rung};
+
+use plexbeam_api::session::DeviceReport;
 use serde::{Deserialize, Serialize};
-use std::{process::Stdio, time::Duration};
-
-/// Longest that proving may take.
-const PROVE_LIMIT: Duration = Duration::from_secs(60);
+use std::collections::BTreeSet;
 
 /// Result of `plexbeam-worker probe`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// libavcodec's version.
     pub ffmpeg: String,
-    /// The devices that were asked for, software first.
+    /// What was tried, software first.
     pub devices: Vec<DeviceReport>,
+    /// The devices that can do something, best first.
+    pub capabilities: Vec<Capabilities>,
 }
 
 impl Probe {
@@ -32,202 +39,133 @@ impl Probe {
     }
 }
 
-const SOFTWARE_VIDEO: [&str; 2] = ["libx264", "libx265"];
-const SOFTWARE_AUDIO: [&str; 6] = ["aac", "ac3", "eac3", "libopus", "libmp3lame", "flac"];
-
-/// Name of a device as reports and events say it; `None` for those that are no device.
-pub fn name_of(hw: HwAccel) -> Option<&'static str> {
-    match hw {
-        HwAccel::Cuda => Some("cuda"),
-        HwAccel::Vaapi => Some("vaapi"),
-        HwAccel::Qsv => Some("qsv"),
-        HwAccel::Auto | HwAccel::None => None,
-    }
+/// A codec family that devices encode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// H.264.
+    H264,
+    /// HEVC.
+    Hevc,
 }
 
-/// Tries what `hw` asks for, here in this process. Blocks for about a second.
-pub fn prove(hw: HwAccel) -> Probe {
-    log::set_level(log::Level::Quiet);
-    let mut software = DeviceReport {
-        name: "software".to_owned(),
-        encoders: Vec::new(),
-        error: None,
-    };
-    let video = SOFTWARE_VIDEO.map(|name| (name, try_video(name, format::Pixel::YUV420P)));
-    let audio = SOFTWARE_AUDIO.map(|name| (name, try_audio(name)));
-    let mut failures = Vec::new();
-    for (name, outcome) in video.into_iter().chain(audio) {
-        match outcome {
-            Ok(()) => software.encoders.push(name.to_owned()),
-            Err(why) => failures.push(format!("{name}: {why}")),
+impl Family {
+    /// libav's short name of the codec.
+    pub fn codec(self) -> &'static str {
+        match self {
+            Family::H264 => "h264",
+            Family::Hevc => "hevc",
         }
     }
-    if !failures.is_empty() {
-        software.error = Some(failures.join("; "));
-    }
-    let mut devices = vec![software];
-    if let Some(name) = name_of(hw) {
-        devices.push(prove_hardware(name, hw));
-    }
-    Probe {
-        ffmpeg: version_text(),
-        devices,
-    }
 }
 
-fn prove_hardware(name: &str, hw: HwAccel) -> DeviceReport {
-    let mut report = DeviceReport {
-        name: name.to_owned(),
-        encoders: Vec::new(),
-        error: None,
-    };
-    let candidates: &[&str] = match hw {
-        HwAccel::Cuda => &["h264_nvenc", "hevc_nvenc"],
-        HwAccel::Qsv => &["h264_qsv", "hevc_qsv"],
-        // Takes frames of the device only, which this version does not make.
-        HwAccel::Vaapi => &[],
-        HwAccel::Auto | HwAccel::None => return report,
-    };
-    let mut failures = Vec::new();
-    if hw == HwAccel::Vaapi {
-        failures.push("VAAPI encoding is not part of this version".to_owned());
-    }
-    for encoder in candidates {
-        match try_video(encoder, format::Pixel::NV12) {
-            Ok(()) => report.encoders.push((*encoder).to_owned()),
-            Err(why) => failures.push(format!("{encoder}: {why}")),
+/// A step between decoder and encoder that a device may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Main memory to the device and back, 8 bits.
+    Transfer8,
+    /// The same with 10 bits.
+    Transfer10,
+    /// Scaling, 8 bits.
+    Scale8,
+    /// Scaling, 10 bits.
+    Scale10,
+    /// 10 bits to 8 without change of colours.
+    Narrow,
+    /// HDR10 in 10 bits to SDR in 8.
+    Tonemap,
+    /// Deinterlacing, 8 bits.
+    Deinterlace,
+    /// One picture over another.
+    Overlay,
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Step; 8] = [
+        Step::Transfer8,
+        Step::Transfer10,
+        Step::Scale8,
+        Step::Scale10,
+        Step::Narrow,
+        Step::Tonemap,
+        Step::Deinterlace,
+        Step::Overlay,
+    ];
+
+    /// Words for a person.
+    pub fn words(self) -> &'static str {
+        match self {
+            Step::Transfer8 => "upload and download",
+            Step::Transfer10 => "upload and download, 10 bit",
+            Step::Scale8 => "scale",
+            Step::Scale10 => "scale, 10 bit",
+            Step::Narrow => "10 bit to 8 bit",
+            Step::Tonemap => "tone map",
+            Step::Deinterlace => "deinterlace",
+            Step::Overlay => "overlay",
         }
     }
-    if !failures.is_empty() {
-        report.error = Some(failures.join("; "));
-    }
-    report
 }
 
-/// libavcodec's version as `major.minor.micro`.
+/// What one device proved. Decoding and encoding stand apart: some GPUs only decode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Which interface.
+    pub kind: DeviceKind,
+    /// Render node, CUDA ordinal or Vulkan device number.
+    pub address: String,
+    /// Codecs (libav's short names) and bits per component that it decodes.
+    pub decode: BTreeSet<(String, u32)>,
+    /// Codecs and bits per component that it encodes.
+    pub encode: BTreeSet<(Family, u32)>,
+    /// Steps between.
+    pub steps: BTreeSet<Step>,
+    /// Encoders that were open at once when the driver refused another; `None`: it refused none.
+    pub sessions: Option<u32>,
+}
+
+impl Capabilities {
+    /// A device that can nothing yet.
+    pub fn none(kind: DeviceKind, address: &str) -> Self {
+        Capabilities {
+            kind,
+            address: address.to_owned(),
+            decode: BTreeSet::new(),
+            encode: BTreeSet::new(),
+            steps: BTreeSet::new(),
+            sessions: None,
+        }
+    }
+
+    /// True when the step was proved.
+    pub fn can(&self, step: Step) -> bool {
+        self.steps.contains(&step)
+    }
+
+    /// True when it encodes that.
+    pub fn encodes(&self, family: Family, bits: u32) -> bool {
+        self.encode.contains(&(family, bits))
+    }
+
+    /// True when it decodes that.
+    pub fn decodes(&self, codec: &str, bits: u32) -> bool {
+        self.decode.contains(&(codec.to_owned(), bits))
+    }
+
+    /// True when a job gains from it: it decodes or encodes something, or the administrator chose a
+    /// kind that does neither (Vulkan).
+    pub fn is_of_use(&self) -> bool {
+        let frames = self.can(Step::Transfer8) || self.can(Step::Transfer10);
+        frames
+            && (self.kind == DeviceKind::Vulkan
+                || !self.decode.is_empty()
+                || !self.encode.is_empty())
+    }
+}
+
+/// libavcodec's version as `libavcodec major.minor.micro`.
 pub fn version_text() -> String {
-    let version = codec::version();
-    format!(
-        "libavcodec {}.{}.{}",
-        version >> 16,
-        (version >> 8) & 0xff,
-        version & 0xff
-    )
-}
-
-/// Frames fed to a video encoder; enough for one that looks ahead to give something when flushed.
-const FRAMES: i64 = 5;
-
-fn try_video(name: &str, pixel: format::Pixel) -> Result<(), String> {
-    let found = encoder::find_by_name(name).ok_or("not in this libavcodec")?;
-    let mut video = codec::Context::new_with_codec(found)
-        .encoder()
-        .video()
-        .map_err(text)?;
-    video.set_width(320);
-    video.set_height(192);
-    video.set_format(pixel);
-    video.set_time_base(Rational::new(1, 25));
-    video.set_frame_rate(Some(Rational::new(25, 1)));
-    let mut options = Dictionary::new();
-    if name == "libx265" {
-        // It prints past libav's log level.
-        options.set("x265-params", "log-level=none");
-    }
-    let mut opened = video.open_as_with(found, options).map_err(text)?;
-    let mut packets = 0;
-    for pts in 0..FRAMES {
-        let mut picture = frame::Video::new(pixel, 320, 192);
-        for plane in 0..picture.planes() {
-            picture.data_mut(plane).fill(0x80);
-        }
-        picture.set_pts(Some(pts));
-        opened.send_frame(&picture).map_err(text)?;
-        packets += drain(&mut opened)?;
-    }
-    opened.send_eof().map_err(text)?;
-    some(packets + drain(&mut opened)?)
-}
-
-fn try_audio(name: &str) -> Result<(), String> {
-    let found = encoder::find_by_name(name).ok_or("not in this libavcodec")?;
-    let sample = found
-        .audio()
-        .ok()
-        .and_then(|audio| audio.formats()?.next())
-        .ok_or("names no sample format")?;
-    let mut audio = codec::Context::new_with_codec(found)
-        .encoder()
-        .audio()
-        .map_err(text)?;
-    audio.set_rate(48_000);
-    audio.set_format(sample);
-    audio.set_channel_layout(ChannelLayout::STEREO);
-    audio.set_time_base(Rational::new(1, 48_000));
-    let mut opened = audio.open_as(found).map_err(text)?;
-    let samples = match opened.frame_size() {
-        0 => 1024,
-        size => size as usize,
-    };
-    let mut packets = 0;
-    for n in 0..FRAMES {
-        let mut sound = frame::Audio::new(sample, samples, ChannelLayout::STEREO);
-        sound.set_rate(48_000);
-        for plane in 0..sound.planes() {
-            sound.data_mut(plane).fill(0);
-        }
-        sound.set_pts(Some(n * samples as i64));
-        opened.send_frame(&sound).map_err(text)?;
-        packets += drain(&mut opened)?;
-    }
-    opened.send_eof().map_err(text)?;
-    some(packets + drain(&mut opened)?)
-}
-
-/// Takes what the encoder has ready; the number of packets with bytes in them.
-fn drain(encoder: &mut encoder::Encoder) -> Result<usize, String> {
-    let mut packets = 0;
-    let mut packet = Packet::empty();
-    loop {
-        match encoder.receive_packet(&mut packet) {
-            Ok(()) => packets += usize::from(packet.size() > 0),
-            Err(ffmpeg_next::Error::Eof | ffmpeg_next::Error::Other { errno: EAGAIN }) => {
-                return Ok(packets);
-            }
-            Err(error) => return Err(text(error)),
-        }
-    }
-}
-
-fn some(packets: usize) -> Result<(), String> {
-    match packets {
-        0 => Err("made no packet".to_owned()),
-        _ => Ok(()),
-    }
-}
-
-fn text(error: ffmpeg_next::Error) -> String {
-    error.to_string()
-}
-
-/// Proves in a process of its own: `PROGRAM probe --json`. Errors: it crashed, hung or spoke
-/// nonsense.
-pub async fn prove_apart(child: &ChildConfig, hw: HwAccel) -> Result<Probe, Problem> {
-    let fail = |what: String| Problem::new(Kind::Internal, format!("probing failed: {what}"));
-    let run = tokio::process::Command::new(&child.program)
-        .args(["probe", "--json", "--hw", name_of(hw).unwrap_or("none")])
-        .env_remove("PLEXBEAM_API_KEY")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(PROVE_LIMIT, run)
-        .await
-        .map_err(|_| fail(format!("no answer within {} s", PROVE_LIMIT.as_secs())))?
-        .map_err(|error| fail(error.to_string()))?;
-    if !output.status.success() {
-        return Err(fail(format!("it ended with {}", output.status)));
-    }
-    serde_json::from_slice(&output.stdout).map_err(|error| fail(error.to_string()))
+    format!("libavcodec {}", crate::libav::avcodec_version())
 }

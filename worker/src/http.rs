@@ -8,7 +8,13 @@ mod health;
 mod jobs;
 mod sessions;
 
-use crate::{config::Secret, device::Probe, error::Refusal, session::Registry, shutdown::Shutdown};
+use crate::{
+    config::Secret,
+    device::{Ladder, Probe},
+    error::Refusal,
+    session::Registry,
+    shutdown::Shutdown,
+};
 use axum::{
     Router,
     extract::{FromRequestParts, Path},
@@ -16,7 +22,7 @@ use axum::{
     middleware,
     routing::{delete, get, post, put},
 };
-use plexbeam_api::{FileName, Id, Kind, job::HwAccel, route};
+use plexbeam_api::{FileName, Id, Kind, route};
 use std::sync::{Arc, OnceLock};
 
 /// Largest request body: [`plexbeam_api::job::MAX_INLINE_BYTES`] in base64, and the job around it.
@@ -35,8 +41,6 @@ pub struct App {
     pub boot: Id,
     /// Set once the encoders are proved.
     pub probe: Arc<OnceLock<Probe>>,
-    /// Device wished for by the administrator.
-    pub hw: HwAccel,
     /// Starts job children.
     pub spawner: Arc<crate::child::Spawner>,
     /// Stage of the service.
@@ -44,6 +48,12 @@ pub struct App {
 }
 
 impl App {
+    /// Takes what the devices proved; jobs may use them from now on. Once.
+    pub fn set_probe(&self, probe: Probe) {
+        self.registry.set_ladder(Ladder::new(&probe));
+        let _ = self.probe.set(probe);
+    }
+
     /// True when probed, warm and taking jobs.
     pub fn is_ready(&self) -> bool {
         let usable = self.probe.get().is_some_and(Probe::is_usable);

@@ -17,6 +17,8 @@ pub mod bsf;
 pub mod codec;
 pub mod filter;
 pub mod format;
+pub mod hw;
+pub mod log;
 pub mod mux;
 pub mod packet;
 pub mod subtitle;
@@ -181,15 +183,6 @@ impl Drop for Dictionary {
     fn drop(&mut self) {
         // SAFETY: ours alone; null is allowed.
         unsafe { ffi::av_dict_free(&mut self.0) };
-    }
-}
-
-/// Silences libav below errors. Process-wide, hence called once by a job child.
-pub fn log_errors_only() {
-    // SAFETY: sets an integer; the flag makes lines without terminal codes readable.
-    unsafe {
-        ffi::av_log_set_level(ffi::AV_LOG_ERROR as c_int);
-        ffi::av_log_set_flags(ffi::AV_LOG_SKIP_REPEATED as c_int);
     }
 }
 

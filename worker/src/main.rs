@@ -4,7 +4,7 @@ use clap::Parser;
 use plexbeam_worker::{
     child::{self, Inheritance},
     cli::{Cli, Command, ProbeArgs, ServeArgs},
-    device,
+    device::{self, Wish},
     error::StartError,
     pipeline, serve,
 };
@@ -47,25 +47,56 @@ fn run_serve(args: ServeArgs) -> Result<(), StartError> {
 }
 
 fn run_probe(args: &ProbeArgs) -> ExitCode {
-    let probe = device::prove(args.hw.into());
-    if args.json {
-        match serde_json::to_string_pretty(&probe) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("{error}"),
-        }
-    } else {
-        println!("{}", probe.ffmpeg);
-        for report in &probe.devices {
-            println!("{}: {}", report.name, report.encoders.join(" "));
-            if let Some(error) = &report.error {
-                println!("  not usable: {error}");
+    if let Some(only) = &args.only {
+        return prove_only(only);
+    }
+    match probe(args) {
+        Ok(probe) => {
+            match args.json {
+                true => println!("{}", json(&probe)),
+                false => print!("{}", device::table::text(&probe)),
+            }
+            match probe.is_usable() {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
             }
         }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
-    match probe.is_usable() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+}
+
+/// Proves in processes of their own.
+fn probe(args: &ProbeArgs) -> Result<device::Probe, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    runtime
+        .block_on(device::prove_apart(&program, &args.hw))
+        .map_err(|problem| problem.to_string())
+}
+
+/// Proves one device, or the processor, here.
+fn prove_only(only: &str) -> ExitCode {
+    let proof = match only.parse() {
+        Ok(Wish::Only(kind, Some(address))) => device::prove::device(kind, &address),
+        _ if only == "software" => device::prove::software(),
+        _ => {
+            eprintln!("error: `{only}` is no device with an address");
+            return ExitCode::from(2);
+        }
+    };
+    println!("{}", json(&proof));
+    ExitCode::SUCCESS
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    // These types have string keys and no maps with others.
+    serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
 fn finish(outcome: Result<(), StartError>) -> ExitCode {

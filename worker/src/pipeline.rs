@@ -276,7 +276,7 @@ pub fn run(
     control: &Arc<Control>,
 ) -> Result<(), Problem> {
     crate::plan::check(spec)?;
-    crate::libav::log_errors_only();
+    crate::libav::log::errors_only();
     let cancelled = || Problem::new(Kind::Cancelled, "the job was cancelled");
     let shared = Shared::new(control);
     let resolved = match resolve::resolve(spec, policy, control) {

@@ -3,7 +3,7 @@
 use crate::{
     child::Spawner,
     config::ServeConfig,
-    device,
+    device::{self, Wish},
     error::StartError,
     http::{self, App},
     plan,
@@ -61,7 +61,6 @@ impl Service {
             worker: spool.worker().clone(),
             boot: crate::store::random_id("boot"),
             probe: Arc::new(OnceLock::new()),
-            hw: config.hw,
             spawner,
             shutdown: Shutdown::default(),
         };
@@ -76,10 +75,10 @@ impl Service {
     async fn warm_up(app: App, config: ServeConfig) {
         // The first look into libav's tables costs what a job should not wait for.
         let first_check = tokio::task::spawn_blocking(check_sample);
-        match device::prove_apart(&config.child, config.hw).await {
+        match device::prove_apart(&config.child.program, &config.hw).await {
             Ok(probe) => {
                 report(&probe, &config);
-                let _ = app.probe.set(probe);
+                app.set_probe(probe);
             }
             Err(problem) => tracing::error!(%problem, "no job can be done"),
         }
@@ -167,13 +166,23 @@ fn check_sample() {
 fn report(probe: &device::Probe, config: &ServeConfig) {
     for report in &probe.devices {
         let encoders = report.encoders.join(" ");
+        let at = report.address.as_deref().unwrap_or_default();
         match &report.error {
-            Some(error) => tracing::warn!(device = %report.name, encoders, error, "probed"),
-            None => tracing::info!(device = %report.name, encoders, "probed"),
+            // Nobody asked for a device that is not there.
+            Some(error) if config.hw == Wish::Auto && report.checks.iter().all(|c| !c.ok) => {
+                tracing::info!(device = %report.name, at, error, "no such device");
+            }
+            Some(error) => {
+                tracing::warn!(device = %report.name, at, encoders, error, "probed");
+            }
+            None => tracing::info!(device = %report.name, at, encoders, "probed"),
         }
     }
-    if let Some(name) = device::name_of(config.hw) {
-        tracing::warn!("--hw {name}: this version encodes in software only");
+    if matches!(config.hw, Wish::Only(..)) && probe.capabilities.is_empty() {
+        tracing::warn!(
+            "--hw {}: nothing of it works here; the processor encodes",
+            config.hw
+        );
     }
 }
 

@@ -121,14 +121,35 @@ pub struct HealthDetail {
 }
 
 /// One device and what it can really do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceReport {
-    /// `software`, `cuda`, `vaapi`, `qsv`.
+    /// `software`, `cuda`, `vaapi`, `qsv`, `vulkan`.
     pub name: String,
+    /// Render node or number; `None` for the processor.
+    #[serde(default)]
+    pub address: Option<String>,
     /// Encoders that made a packet.
     pub encoders: Vec<String>,
-    /// Why it is not usable, in the driver's words.
+    /// Why it is not usable, or what of it is not, in the driver's words.
     pub error: Option<String>,
+    /// Everything that was tried, in order.
+    #[serde(default)]
+    pub checks: Vec<DeviceCheck>,
+}
+
+/// One thing tried on a device at start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceCheck {
+    /// What, for a person: `open`, `encode h264`, `decode hevc, 10 bit`, `tone map`, ...
+    pub step: String,
+    /// It worked.
+    pub ok: bool,
+    /// Wall time in milliseconds.
+    pub ms: u64,
+    /// Why not; `None` when it worked.
+    pub error: Option<String>,
+    /// What libav and the driver said meanwhile.
+    pub log: Vec<String>,
 }
 
 /// Body of `PUT /sessions/{id}/throttle`.

@@ -1,7 +1,7 @@
 //! Submitting, watching and cancelling jobs.
 
 use super::{App, IdPath, MAX_BODY};
-use crate::{device, error::Refusal, plan};
+use crate::{device::DeviceKind, error::Refusal, plan};
 use axum::{
     Json,
     body::{Body, Bytes},
@@ -183,16 +183,27 @@ fn check(spec: &JobSpec) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A line for the job's log when the device that it wishes for is not what it gets.
+/// A line for the job's log when the device that it wishes for is not there.
 fn device_note(app: &App, spec: &JobSpec) -> Option<LogLine> {
-    let name = device::name_of(spec.hw_accel)?;
-    let tried = app.probe.get().and_then(|probe| {
-        let mut devices = probe.devices.iter();
-        devices.find(|device| device.name == name)?.error.clone()
-    });
-    let why = tried.unwrap_or_else(|| "this version encodes in software only".to_owned());
+    let wished = DeviceKind::of_job(spec.hw_accel)?;
+    let probe = app.probe.get()?;
+    if probe.capabilities.iter().any(|can| can.kind == wished) {
+        return None;
+    }
+    let tried = probe
+        .devices
+        .iter()
+        .find(|device| device.name == wished.name());
+    let why = match tried {
+        Some(report) => report.error.clone().unwrap_or_default(),
+        None => "the worker's --hw leaves it out".to_owned(),
+    };
+    let instead = match probe.capabilities.first() {
+        Some(other) => other.kind.name(),
+        None => "software",
+    };
     Some(LogLine {
         level: LogLevel::Warning,
-        message: format!("hw_accel {name} is not used ({why}); encoding in software"),
+        message: format!("hw_accel {wished} is not used ({why}); encoding by {instead}"),
     })
 }

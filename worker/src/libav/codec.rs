@@ -1,7 +1,9 @@
 //! Decoders and encoders.
 
 use super::{
-    AvError, Dictionary, Frame, Packet, Params, Rational, Result, c, check, out_of_memory,
+    AvError, Dictionary, Frame, Packet, Params, Rational, Result, c, check,
+    hw::{self, Device},
+    out_of_memory,
 };
 use ffmpeg_next::ffi;
 use std::ffi::c_int;
@@ -37,11 +39,35 @@ unsafe impl Send for Decoder {}
 impl Decoder {
     /// Opens the native decoder for these parameters. `threads`: 0 lets libav choose.
     pub fn open(params: &Params, time_base: Rational, threads: u32) -> Result<Self> {
+        Self::open_with(params, time_base, threads, None)
+    }
+
+    /// Opens a decoder that decodes on `device` what that can decode, the rest by the processor: the
+    /// frames tell which. `extra`: frames that the stages behind it hold at once.
+    pub fn open_on(
+        params: &Params,
+        time_base: Rational,
+        device: &Device,
+        extra: u32,
+    ) -> Result<Self> {
+        Self::open_with(params, time_base, 0, Some((device, extra)))
+    }
+
+    fn open_with(
+        params: &Params,
+        time_base: Rational,
+        threads: u32,
+        on: Option<(&Device, u32)>,
+    ) -> Result<Self> {
         // SAFETY: the context is freed on every path by Drop; parameters are copied.
         unsafe {
-            let codec = ffi::avcodec_find_decoder(params.codec_id());
+            let name = super::codec_name(params.codec_id());
+            let by_name = on.and_then(|(device, _)| hw::decoder_on(device.kind(), &name));
+            let codec = match &by_name {
+                Some(own) => ffi::avcodec_find_decoder_by_name(c(own).as_ptr()),
+                None => ffi::avcodec_find_decoder(params.codec_id()),
+            };
             if codec.is_null() {
-                let name = super::codec_name(params.codec_id());
                 return Err(AvError::new(
                     format!("no decoder for {name}"),
                     ffi::AVERROR_DECODER_NOT_FOUND,
@@ -58,7 +84,9 @@ impl Decoder {
             )?;
             (*context).pkt_timebase = time_base;
             (*context).thread_count = threads as c_int;
-            let name = super::codec_name(params.codec_id());
+            if let (Some((device, extra)), Some(_)) = (on, &by_name) {
+                hw::decode_on(context, device, extra)?;
+            }
             check(
                 &format!("open decoder {name}"),
                 ffi::avcodec_open2(context, codec, std::ptr::null_mut()),
@@ -140,7 +168,8 @@ pub struct Encoder(*mut ffi::AVCodecContext);
 unsafe impl Send for Encoder {}
 
 impl Encoder {
-    /// Opens a video encoder for pictures like `first`. Gives back the options that it did not know.
+    /// Opens a video encoder for pictures like `first`, which may live on a device. Gives back the
+    /// options that it did not know.
     pub fn open_video(
         name: &str,
         first: &Frame,
@@ -166,6 +195,7 @@ impl Encoder {
             if settings.global_header {
                 context.flags |= ffi::AV_CODEC_FLAG_GLOBAL_HEADER as c_int;
             }
+            hw::encode_from_device(context, first)?;
         }
         encoder.open(name, options)
     }

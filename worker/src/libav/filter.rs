@@ -1,6 +1,10 @@
 //! A filter graph with one input and one output, built for the frames that really come.
 
-use super::{AvError, Frame, Rational, Received, Result, c, check, out_of_memory};
+use super::{
+    AvError, Frame, Rational, Received, Result, c, check,
+    hw::{self, Device},
+    out_of_memory,
+};
 use ffmpeg_next::ffi;
 
 /// A configured graph: frames in at one end, out at the other.
@@ -17,6 +21,18 @@ impl Graph {
     /// A video graph for pictures like `first` in `time_base`. `chain` is filter text without
     /// labels, e.g. `scale=w=1280:h=720,format=yuv420p`.
     pub fn video(chain: &str, first: &Frame, time_base: Rational, rate: Rational) -> Result<Self> {
+        Self::video_on(chain, first, time_base, rate, None)
+    }
+
+    /// As [`Graph::video`], with the device that the chain's filters work on and the number of
+    /// frames that the stages behind it hold at once. `first` may live on that device.
+    pub fn video_on(
+        chain: &str,
+        first: &Frame,
+        time_base: Rational,
+        rate: Rational,
+        on: Option<(&Device, u32)>,
+    ) -> Result<Self> {
         let sar = first.sar();
         let mut args = format!(
             "video_size={}x{}:pix_fmt={}:time_base={}/{}:pixel_aspect={}/{}",
@@ -31,7 +47,7 @@ impl Graph {
         if rate.num > 0 && rate.den > 0 {
             args.push_str(&format!(":frame_rate={}/{}", rate.num, rate.den));
         }
-        Self::build("buffer", "buffersink", &args, chain)
+        Self::build("buffer", "buffersink", &args, chain, Some(first), on)
     }
 
     /// An audio graph for samples like `first` in `time_base`.
@@ -51,10 +67,17 @@ impl Graph {
             first.sample_rate(),
             first.layout()
         );
-        Self::build("abuffer", "abuffersink", &args, chain)
+        Self::build("abuffer", "abuffersink", &args, chain, None, None)
     }
 
-    fn build(source: &str, sink: &str, args: &str, chain: &str) -> Result<Self> {
+    fn build(
+        source: &str,
+        sink: &str,
+        args: &str,
+        chain: &str,
+        first: Option<&Frame>,
+        on: Option<(&Device, u32)>,
+    ) -> Result<Self> {
         // SAFETY: the graph is owned by `this` from its first line on and freed by Drop; the
         // in/out lists are freed on both paths; names are copied by libav.
         unsafe {
@@ -68,6 +91,9 @@ impl Graph {
                 sink: std::ptr::null_mut(),
             };
             this.source = this.create(source, "in", Some(args))?;
+            if let Some(first) = first {
+                hw::feed_from_device(this.source, first)?;
+            }
             this.sink = this.create(sink, "out", None)?;
             let mut outputs = ffi::avfilter_inout_alloc();
             let mut inputs = ffi::avfilter_inout_alloc();
@@ -94,6 +120,9 @@ impl Graph {
             ffi::avfilter_inout_free(&mut outputs);
             ffi::avfilter_inout_free(&mut inputs);
             check(&format!("filter `{chain}`"), code)?;
+            if let Some((device, extra)) = on {
+                hw::filter_on(graph, device, extra)?;
+            }
             check(
                 &format!("filter `{chain}`"),
                 ffi::avfilter_graph_config(graph, std::ptr::null_mut()),

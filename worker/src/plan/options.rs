@@ -1,6 +1,11 @@
 //! Encoder options: what the job says for the encoder it names, for the encoder that is taken.
 
+mod device;
+
+pub use device::attempts as device_attempts;
+
 use super::EncoderPlan;
+use crate::device::Family;
 use plexbeam_api::{Kind, Problem, segment::MediaKind};
 
 /// Options that x264 and x265 take as they stand.

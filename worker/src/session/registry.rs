@@ -4,6 +4,7 @@ use super::{Session, Verdict, runner};
 use crate::{
     child::Spawner,
     config::{ChildConfig, Secret, SessionConfig},
+    device::Ladder,
     store::{ShelfId, Store},
 };
 use parking_lot::Mutex;
@@ -15,7 +16,7 @@ use plexbeam_api::{
 };
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 use tokio::sync::{broadcast, watch};
@@ -47,6 +48,8 @@ pub struct Registry {
     inner: Mutex<Inner>,
     /// Children that run.
     running: watch::Sender<u32>,
+    /// Set once the devices are proved; until then the processor does everything.
+    ladder: OnceLock<Ladder>,
     me: Weak<Registry>,
 }
 
@@ -104,8 +107,14 @@ impl Registry {
             bus: broadcast::channel(BUS_DEPTH).0,
             inner: Mutex::default(),
             running: watch::channel(0).0,
+            ladder: OnceLock::new(),
             me: me.clone(),
         })
+    }
+
+    /// Takes the devices that jobs may use. Once; a second call changes nothing.
+    pub fn set_ladder(&self, ladder: Ladder) {
+        let _ = self.ladder.set(ladder);
     }
 
     /// Events of all sessions from now on.

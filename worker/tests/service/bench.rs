@@ -119,10 +119,11 @@ impl Bench {
             devices: vec![DeviceReport {
                 name: "software".into(),
                 encoders: vec!["libx264".into()],
-                error: None,
+                ..DeviceReport::default()
             }],
+            capabilities: Vec::new(),
         };
-        service.app.probe.set(probe).unwrap();
+        service.app.set_probe(probe);
         let router = http::app(service.app.clone());
         Bench {
             dir,

@@ -497,34 +497,3 @@ fn a_second_signal_leaves_at_once() {
     }
     assert!(!worker.sessions().exists());
 }
-
-#[test]
-fn probe_says_what_works() {
-    let output = Command::new(BIN)
-        .args(["probe", "--json"])
-        .output()
-        .unwrap();
-    assert!(output.status.success());
-    let probe: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let software = &probe["devices"][0];
-    assert_eq!(software["name"], "software");
-    for encoder in [
-        "libx264",
-        "libx265",
-        "aac",
-        "ac3",
-        "eac3",
-        "libopus",
-        "libmp3lame",
-        "flac",
-    ] {
-        let encoders = software["encoders"].as_array().unwrap();
-        assert!(encoders.contains(&json!(encoder)), "{encoder}: {probe}");
-    }
-    let text = Command::new(BIN).arg("probe").output().unwrap().stdout;
-    assert!(
-        String::from_utf8(text)
-            .unwrap()
-            .contains("software: libx264")
-    );
-}

@@ -1,0 +1,3 @@
+//! Devices: proofs, plans on real Vulkan frames (Mesa's software driver), and drivers that fail.
+
+mod probe;
