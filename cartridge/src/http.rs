@@ -7,12 +7,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Request,
-    body::Incoming,
+    body::{Frame, Incoming, SizeHint},
     client::conn::http1::SendRequest,
     header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
 use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -168,6 +170,8 @@ pub struct Call {
     pub content_type: Option<&'static str>,
     /// Body.
     pub body: Bytes,
+    /// Send the body in chunks, without telling its length first.
+    pub chunked: bool,
     /// Headers of this call besides the connection's own.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -180,6 +184,7 @@ impl Call {
             url,
             content_type: None,
             body: Bytes::new(),
+            chunked: false,
             headers: Vec::new(),
         }
     }
@@ -192,11 +197,41 @@ impl Call {
     }
 }
 
+/// The body of a request.
+struct Body {
+    bytes: Full<Bytes>,
+    chunked: bool,
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.bytes).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.chunked && self.bytes.is_end_stream()
+    }
+
+    /// An unknown length makes hyper send chunks.
+    fn size_hint(&self) -> SizeHint {
+        match self.chunked {
+            true => SizeHint::default(),
+            false => self.bytes.size_hint(),
+        }
+    }
+}
+
 /// One connection to one server, made when first needed and kept until it breaks or is dropped.
 pub struct Connection {
     server: Url,
     headers: Vec<(HeaderName, HeaderValue)>,
-    sender: Option<SendRequest<Full<Bytes>>>,
+    sender: Option<SendRequest<Body>>,
 }
 
 impl Connection {
@@ -289,7 +324,7 @@ impl Connection {
             .map_err(|error| broken(&self.server, error))
     }
 
-    fn request(&self, call: &Call) -> Result<Request<Full<Bytes>>, CallError> {
+    fn request(&self, call: &Call) -> Result<Request<Body>, CallError> {
         let mut request = Request::builder()
             .method(call.method.clone())
             .uri(call.url.path())
@@ -301,7 +336,10 @@ impl Connection {
             request = request.header(CONTENT_TYPE, kind);
         }
         request
-            .body(Full::new(call.body.clone()))
+            .body(Body {
+                bytes: Full::new(call.body.clone()),
+                chunked: call.chunked,
+            })
             .map_err(|error| broken(&self.server, error))
     }
 }
@@ -313,7 +351,7 @@ fn broken(server: &Url, why: impl fmt::Display) -> CallError {
     }
 }
 
-async fn connect(server: &Url) -> Result<SendRequest<Full<Bytes>>, CallError> {
+async fn connect(server: &Url) -> Result<SendRequest<Body>, CallError> {
     let addresses = resolve::addresses(&server.host, server.port)
         .await
         .map_err(|why| CallError::Resolve {

@@ -86,6 +86,18 @@ pub struct PmsPlan {
     pub progress: Url,
     /// Highest level of log lines to send, in PMS's scale; `None` for none.
     pub log_level: Option<u8>,
+    /// Which calls this PMS knows.
+    pub dialect: Dialect,
+}
+
+/// What PMS's age changes in the calls (PROTOCOL 6.1, 6.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Until about 2018, known by `seglist` or by a session without a job in its URLs: no
+    /// `status=startup`, log lines by `GET /log`.
+    Old,
+    /// Since then.
+    New,
 }
 
 /// How segments are announced.
@@ -187,6 +199,7 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
         pms: PmsPlan {
             progress: progress.clone(),
             log_level: log_level(&line)?,
+            dialect: dialect(&progress, &list_url),
         },
         list: ListPlan {
             url: list_url,
@@ -388,6 +401,18 @@ fn session_prefix(progress: &Url, job: &Id) -> Option<String> {
     let prefix = format!("{}-", parts.next().filter(|s| s.len() >= 4)?);
     let rest = job.as_str().strip_prefix(&prefix)?;
     (parts.next() == Some(rest)).then_some(prefix)
+}
+
+fn dialect(progress: &Url, list: &Url) -> Dialect {
+    let path = |url: &Url| url.path().split('?').next().unwrap_or_default().to_owned();
+    let ids = match path(progress).split_once("/session/") {
+        Some((_, tail)) => tail.split('/').filter(|part| !part.is_empty()).count() - 1,
+        None => 2,
+    };
+    match path(list).ends_with("/seglist") || ids < 2 {
+        true => Dialect::Old,
+        false => Dialect::New,
+    }
 }
 
 /// Derived from PMS's session and job, so that the same start is the same job. Old versions have no

@@ -6,7 +6,7 @@
 //! lines beyond a small queue are dropped.
 
 use crate::http::{Call, CallError, Connection, Method, Reply, Url, encoded, within};
-use crate::job::PmsPlan;
+use crate::job::{Dialect, PmsPlan};
 use hyper::header::{ACCEPT, HeaderName, HeaderValue, RANGE, USER_AGENT};
 use plexbeam_api::{
     event::{InputStream, LogLevel, LogLine, Probed, Progress},
@@ -78,11 +78,12 @@ impl Reporter {
             connection: Connection::new(&plan.progress, headers(token)),
             url: plan.progress.clone(),
             log_level: plan.log_level,
+            dialect: plan.dialect,
             hardware_decode,
             duration_known: probed.duration_us.is_some(),
             throttle: tell_throttle,
         };
-        let startup = startup(probed);
+        let startup = startup(probed, plan.dialect);
         let task = tokio::spawn(teller.run(startup, tell_begun, newest, lines, stopped));
         Reporter {
             progress,
@@ -125,6 +126,7 @@ struct Teller {
     connection: Connection,
     url: Url,
     log_level: Option<u8>,
+    dialect: Dialect,
     hardware_decode: bool,
     duration_known: bool,
     throttle: watch::Sender<bool>,
@@ -205,19 +207,36 @@ impl Teller {
             // Full speed when PMS says nothing (PROTOCOL 6.4).
             Err(_) => false,
         };
-        self.throttle.send_if_modified(|was| {
-            let changed = *was != on;
-            *was = on;
-            changed
-        });
+        if on != throttled {
+            self.throttle.send_replace(on);
+            // Plex's own transcoder says so, too (PROTOCOL 6.4).
+            let pace = if on { "slower" } else { "at full speed" };
+            self.log(&LogLine {
+                level: LogLevel::Debug,
+                message: format!("Throttle: going on {pace}"),
+            })
+            .await;
+        }
     }
 
     async fn log(&mut self, line: &LogLine) {
         let level = level(line.level);
-        if self.log_level.is_some_and(|most| level <= most) {
-            let query = format!("level={level}&message={}", encoded(&line.message));
-            let _ = self.call(Method::POST, "/log", &query).await;
+        if self.log_level.is_none_or(|most| level > most) {
+            return;
         }
+        let message = encoded(&line.message);
+        // The next line goes out in any case.
+        let _ = match self.dialect {
+            Dialect::New => {
+                let query = format!("level={level}&message={message}");
+                self.call(Method::POST, "/log", &query).await
+            }
+            Dialect::Old => {
+                let path = format!("/log?level={level}&source=Transcoder&message={message}");
+                let call = Call::new(Method::GET, self.url.with_path(path));
+                self.connection.call(&call, within(CALL)).await
+            }
+        };
     }
 }
 
@@ -237,8 +256,11 @@ fn can_throttle(body: &[u8]) -> bool {
 }
 
 /// The calls before the first progress (PROTOCOL 6.1): what follows the progress URL, and the query.
-fn startup(probed: &Probed) -> Vec<(&'static str, String)> {
-    let mut calls = vec![("", "status=startup".to_owned())];
+fn startup(probed: &Probed, dialect: Dialect) -> Vec<(&'static str, String)> {
+    let mut calls = match dialect {
+        Dialect::New => vec![("", "status=startup".to_owned())],
+        Dialect::Old => Vec::new(),
+    };
     // PMS counts the streams of the title; a staged subtitle file is its own.
     let streams = || {
         let all = probed.streams.iter();

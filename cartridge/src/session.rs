@@ -26,6 +26,7 @@ use plexbeam_api::{
     mount::{Binding, MountInfo},
     session::SessionState,
 };
+use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -41,6 +42,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 const DRAIN: Duration = Duration::from_secs(20);
 /// The same for progress and log.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// The mount answers a binding at once; one that hangs is not waited for.
+const BIND: Duration = Duration::from_secs(2);
 /// A media URL lives this long beyond the hour; a paused film goes on the next evening.
 const MEDIA_URL_HOURS: u64 = 24;
 /// A job that is queued so long gets the place of its predecessors; PMS has killed their owners by then.
@@ -89,7 +92,9 @@ struct Traces {
     announced: Arc<AtomicBool>,
     /// Files that were downloaded.
     downloads: Downloads,
-    /// The mount holds the session's files.
+    /// The directory, once the mount was asked to hold the session's files in it.
+    asked_mount: Option<PathBuf>,
+    /// The mount holds them.
     bound: bool,
 }
 
@@ -125,6 +130,7 @@ pub async fn play(playback: Playback) -> Outcome {
         }
         Err(trouble) => {
             log.event(format_args!("not by a worker: {trouble}"));
+            traces.unbind(&log).await;
             traces.end().await;
             traces.remove_downloads();
             match local {
@@ -150,6 +156,20 @@ impl Traces {
                 let _ = session.end().await;
             }
             None => self.cancel().await,
+        }
+    }
+
+    /// Held names would be in the way of the original, which writes the same ones.
+    async fn unbind(&self, log: &Log) {
+        let Some(dir) = self.asked_mount.clone() else {
+            return;
+        };
+        let unbinding = tokio::task::spawn_blocking(move || mount::unbind(&dir));
+        match tokio::time::timeout(BIND, unbinding).await {
+            // No data: the mount had refused the binding.
+            Ok(Ok(Ok(()) | Err(Errno::NODATA))) => {}
+            Ok(Ok(Err(errno))) => log.event(format_args!("the mount does not let go: {errno}")),
+            Ok(Err(_)) | Err(_) => log.event(format_args!("the mount does not answer")),
         }
     }
 
@@ -237,10 +257,13 @@ async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
         session.worker().base(),
         started.elapsed().as_millis()
     ));
-    traces.bound = info.is_some() && bind(&cwd, &plan, &accepted, &log).await;
+    if info.is_some() {
+        traces.asked_mount = Some(cwd.clone());
+        traces.bound = bind(&cwd, &plan, &accepted, &log).await;
+    }
     let hold = match traces.bound {
         true => Hold::Mount(cwd),
-        false => Hold::download(cwd, &session, traces.downloads.clone()),
+        false => Hold::download(cwd, &session, traces.downloads.clone(), announced.clone()),
     };
     let mut course = Course {
         follow: client::follow(&session, announced.clone()),
@@ -298,7 +321,7 @@ async fn bind(cwd: &std::path::Path, plan: &Plan, accepted: &Accepted, log: &Log
     };
     let dir = cwd.to_owned();
     let binding = tokio::task::spawn_blocking(move || mount::bind(&dir, &binding));
-    let bound = tokio::time::timeout(Duration::from_secs(2), binding).await;
+    let bound = tokio::time::timeout(BIND, binding).await;
     match bound {
         Ok(Ok(Ok(()))) => true,
         Ok(Ok(Err(errno))) => {

@@ -92,7 +92,7 @@ fn startup_calls_come_in_plexs_order_with_their_fields() {
         ("", "duration=5425.123456"),
         ("", "width=1280&height=720"),
     ];
-    let calls = startup(&probed());
+    let calls = startup(&probed(), Dialect::New);
     let calls: Vec<_> = calls.iter().map(|(t, q)| (*t, q.as_str())).collect();
     assert_eq!(calls, want);
 }
@@ -103,7 +103,7 @@ fn an_unknown_duration_is_minus_one() {
         duration_us: None,
         ..probed()
     };
-    assert!(startup(&probed).contains(&("", "duration=-1.000000".into())));
+    assert!(startup(&probed, Dialect::New).contains(&("", "duration=-1.000000".into())));
     let progress = Progress {
         percent: Some(5.0),
         ..Progress::default()
@@ -157,6 +157,7 @@ async fn silent_pms() -> PmsPlan {
     PmsPlan {
         progress: Url::parse(&url).unwrap(),
         log_level: Some(4),
+        dialect: Dialect::New,
     }
 }
 

@@ -177,7 +177,13 @@ impl Poster {
         mut batches: mpsc::UnboundedReceiver<Option<Batch>>,
     ) {
         let _ = begun.wait_for(|begun| *begun).await;
-        while let Some(Some(batch)) = batches.recv().await {
+        loop {
+            let batch = match batches.recv().await {
+                Some(Some(batch)) => batch,
+                Some(None) => break,
+                // The job failed: what PMS knows is not the whole title.
+                None => return,
+            };
             self.announced.store(true, Ordering::Relaxed);
             let text = self.list.announce(&batch, now_ms());
             if self.posted.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -194,6 +200,8 @@ impl Poster {
     async fn post(&mut self, text: String) {
         let mut call = Call::new(Method::POST, self.url.clone());
         call.body = text.into();
+        // As Plex's own transcoder sends it (PROTOCOL 6.6).
+        call.chunked = true;
         match self.connection.call(&call, within(POST)).await {
             Ok(reply) if (200..300).contains(&reply.status) => {}
             Ok(reply) => self

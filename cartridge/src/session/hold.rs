@@ -4,9 +4,10 @@
 use super::mount;
 use crate::client::{self, FetchError, Session};
 use crate::http::{Connection, within};
-use plexbeam_api::{FileName, Segment};
+use plexbeam_api::{FileName, Segment, mount::Held};
 use rustix::io::Errno;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -52,16 +53,44 @@ pub(super) struct Download {
     session: Session,
     connection: Connection,
     made: Downloads,
+    announced: Arc<AtomicBool>,
+}
+
+/// A file that has not its final name yet. Dropped, also in the middle of a download, it leaves nothing.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn of(dir: &std::path::Path, name: &FileName) -> Self {
+        // A leading dot is no file name of any session, so that this one cannot be asked for.
+        Temporary(dir.join(format!(".{name}.part")))
+    }
+
+    /// It may also be there from a process that was killed, or be none of ours.
+    fn remove(&self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        self.remove();
+    }
 }
 
 impl Hold {
-    /// By download from this session; `made` grows with each file.
-    pub(super) fn download(dir: PathBuf, session: &Session, made: Downloads) -> Self {
+    /// By download from this session; `made` grows with each file until one is `announced`.
+    pub(super) fn download(
+        dir: PathBuf,
+        session: &Session,
+        made: Downloads,
+        announced: Arc<AtomicBool>,
+    ) -> Self {
         Hold::Download(Box::new(Download {
             dir,
             connection: session.connection(),
             session: session.clone(),
             made,
+            announced,
         }))
     }
 
@@ -69,16 +98,29 @@ impl Hold {
     pub(super) async fn hold(&mut self, segment: &Segment) -> Result<(), HoldError> {
         let deadline = within(HOLD);
         match self {
-            Hold::Mount(dir) => mounted(dir, &segment.name, deadline).await,
+            Hold::Mount(dir) => {
+                let ask = || {
+                    let (dir, name) = (dir.clone(), segment.name.clone());
+                    tokio::task::spawn_blocking(move || mount::held(&dir, &name))
+                };
+                mounted(ask, &segment.name, deadline).await
+            }
             Hold::Download(download) => download.hold(segment, deadline).await,
         }
     }
 }
 
-async fn mounted(dir: &Path, name: &FileName, mut deadline: Instant) -> Result<(), HoldError> {
+/// Asks until the mount holds the file. Each answer is waited for by the mount, within its bound.
+async fn mounted<A>(
+    ask: impl Fn() -> A,
+    name: &FileName,
+    mut deadline: Instant,
+) -> Result<(), HoldError>
+where
+    A: Future<Output = Result<Result<Held, Errno>, tokio::task::JoinError>>,
+{
     loop {
-        let (path, asked) = (dir.to_owned(), name.clone());
-        let answer = tokio::task::spawn_blocking(move || mount::held(&path, &asked)).await;
+        let answer = ask().await;
         let why = match answer {
             Ok(Ok(held)) if held.name == *name => return Ok(()),
             Ok(Ok(_)) => "the mount answers for another file".to_owned(),
@@ -108,25 +150,28 @@ async fn mounted(dir: &Path, name: &FileName, mut deadline: Instant) -> Result<(
 
 impl Download {
     async fn hold(&mut self, segment: &Segment, deadline: Instant) -> Result<(), HoldError> {
-        // A leading dot is no file name of any session, so that this one cannot be asked for.
-        let temporary = self.dir.join(format!(".{}.part", segment.name));
+        let temporary = Temporary::of(&self.dir, &segment.name);
         let last = self.dir.join(segment.name.as_str());
         loop {
+            temporary.remove();
             let fetched = self
                 .session
-                .fetch(&mut self.connection, segment, &temporary, deadline)
+                .fetch(&mut self.connection, segment, &temporary.0, deadline)
                 .await;
             let error = match fetched {
                 Ok(()) => {
-                    std::fs::rename(&temporary, &last).map_err(FetchError::from)?;
+                    std::fs::rename(&temporary.0, &last).map_err(FetchError::from)?;
                     if let Ok(mut made) = self.made.lock() {
-                        made.push(last);
+                        match self.announced.load(Ordering::Relaxed) {
+                            // The original will not take over any more.
+                            true => *made = Vec::new(),
+                            false => made.push(last),
+                        }
                     }
                     return Ok(());
                 }
                 Err(error) => error,
             };
-            let _ = std::fs::remove_file(&temporary);
             let again = match &error {
                 FetchError::Worker(error) => client::may_retry(error),
                 FetchError::Damaged(_) => true,
@@ -143,5 +188,65 @@ impl Download {
             }
             sleep(PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plexbeam_api::segment::Digest;
+    use std::cell::Cell;
+
+    /// As the mount answers: after its own wait of a second, by the count of questions before.
+    async fn asked(answers: impl Fn(u32) -> Result<Held, Errno>) -> (Result<(), HoldError>, u32) {
+        let count = Cell::new(0);
+        let ask = || {
+            let answer = answers(count.replace(count.get() + 1));
+            async {
+                sleep(Duration::from_secs(1)).await;
+                Ok(answer)
+            }
+        };
+        let name = "media-00001.ts".parse().unwrap();
+        let result = mounted(ask, &name, within(HOLD)).await;
+        (result, count.get())
+    }
+
+    fn held() -> Held {
+        Held {
+            name: "media-00001.ts".parse().unwrap(),
+            size: 1,
+            digest: Digest::of(b"x"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_viewers_pause_lasts_as_long_as_it_likes() {
+        let hours = 3 * 3600;
+        let (result, count) = asked(|n| match n {
+            _ if n < hours => Err(Errno::BUSY),
+            // Then it has to come like any other.
+            _ if n < hours + 20 => Err(Errno::AGAIN),
+            _ => Ok(held()),
+        })
+        .await;
+        assert!(result.is_ok(), "{result:?}");
+        assert_eq!(count, hours + 21);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_does_not_come_has_a_deadline() {
+        let (result, count) = asked(|_| Err(Errno::AGAIN)).await;
+        assert!(
+            matches!(result, Err(HoldError::Deadline { .. })),
+            "{result:?}"
+        );
+        assert_eq!(u64::from(count), HOLD.as_secs());
+        let (result, _) = asked(|n| match n {
+            0 => Err(Errno::IO),
+            _ => Err(Errno::NODATA),
+        })
+        .await;
+        assert!(matches!(result, Err(HoldError::Over(_))), "{result:?}");
     }
 }

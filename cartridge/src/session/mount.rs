@@ -31,6 +31,11 @@ pub(super) fn bind(dir: &Path, binding: &Binding) -> Result<(), Errno> {
     rustix::fs::setxattr(dir, XATTR_SOURCE, &value, XattrFlags::empty())
 }
 
+/// Makes the directory an ordinary one again, in which the original may write the same names.
+pub(super) fn unbind(dir: &Path) -> Result<(), Errno> {
+    rustix::fs::removexattr(dir, XATTR_SOURCE)
+}
+
 /// Waits a moment for a file. EAGAIN: not held yet, ask again. EBUSY: nor
 /// will it be before the viewer reads on. ENODATA: it will never be.
 pub(super) fn held(dir: &Path, name: &FileName) -> Result<Held, Errno> {

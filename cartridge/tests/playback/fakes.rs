@@ -10,7 +10,7 @@ use axum::{
 };
 use plexbeam_api::{
     API_VERSION, Accepted, Event, FileName, JobSpec, Kind, Problem, Segment, SessionStatus,
-    event::{InputStream, Picture, Probed, Progress, StateChange},
+    event::{InputStream, LogLevel, LogLine, Picture, Probed, Progress, StateChange},
     segment::{Digest, MediaKind, Rendition, RowTimes, SegmentKind},
     session::{SessionState, Urls},
 };
@@ -141,12 +141,25 @@ impl Worker {
         self.events.change(|events| events.push(event));
     }
 
+    /// Says something.
+    pub(crate) fn log(&self, level: LogLevel, message: &str) {
+        self.emit(Event::Log(LogLine {
+            level,
+            message: message.to_owned(),
+        }));
+    }
+
     /// Publishes a file.
     pub(crate) fn publish(&self, segment: &Segment, bytes: &[u8]) {
+        self.replace(segment, bytes);
+        self.emit(Event::Segment(segment.clone()));
+    }
+
+    /// Other bytes for a file that was published.
+    pub(crate) fn replace(&self, segment: &Segment, bytes: &[u8]) {
         let name = segment.name.as_str().to_owned();
         let bytes = Bytes::copy_from_slice(bytes);
         self.files.lock().unwrap().insert(name, bytes);
-        self.emit(Event::Segment(segment.clone()));
     }
 
     pub(crate) fn break_streams(&self) {
@@ -324,7 +337,24 @@ pub(crate) struct Pms {
     pub(crate) base: String,
     pub(crate) heard: Shared<Vec<Heard>>,
     pub(crate) can_throttle: Shared<bool>,
+    pub(crate) mood: Shared<Mood>,
     dir: PathBuf,
+}
+
+/// How a PMS answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Mood {
+    Well,
+    /// After this time.
+    Slow(Duration),
+    /// With this status, whatever is asked.
+    Status(u16),
+    /// Never.
+    Silent,
+    /// Well, and closes the connection each time.
+    Closing,
+    /// With a body that is no XML and longer than anybody wants.
+    Endless,
 }
 
 pub(crate) const SESSION: &str = "/video/:/transcode/session/sess/job-1";
@@ -335,6 +365,7 @@ impl Pms {
             base: String::new(),
             heard: Shared::new(Vec::new()),
             can_throttle: Shared::new(false),
+            mood: Shared::new(Mood::Well),
             dir,
         });
         let app = Router::new().fallback(pms_call).with_state(pms.clone());
@@ -343,6 +374,7 @@ impl Pms {
             base,
             heard: Shared(pms.heard.0.clone()),
             can_throttle: Shared(pms.can_throttle.0.clone()),
+            mood: Shared(pms.mood.0.clone()),
             dir: pms.dir.clone(),
         })
     }
@@ -361,11 +393,17 @@ async fn pms_call(
 ) -> Response {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-    let present = std::fs::read_dir(&pms.dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    let tail = parts.uri.path().strip_prefix(SESSION).unwrap().to_owned();
+    // It may be gone, and of thousands of calls only the first ones are looked at so closely.
+    let present = match pms.heard.0.borrow().len() {
+        0..500 => std::fs::read_dir(&pms.dir)
+            .into_iter()
+            .flatten()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect(),
+        _ => HashSet::new(),
+    };
+    let path = parts.uri.path();
+    let tail = path.strip_prefix(SESSION).unwrap_or(path).to_owned();
     let heard = Heard {
         connection,
         method: parts.method.clone(),
@@ -377,8 +415,21 @@ async fn pms_call(
         tail: tail.clone(),
     };
     pms.heard.change(|all| all.push(heard));
+    match pms.mood.get() {
+        Mood::Well => {}
+        Mood::Slow(time) => tokio::time::sleep(time).await,
+        Mood::Status(status) => return StatusCode::from_u16(status).unwrap().into_response(),
+        Mood::Silent => std::future::pending().await,
+        Mood::Closing => return [("connection", "close")].into_response(),
+        Mood::Endless => {
+            let stream = futures_util::stream::repeat_with(|| {
+                Ok::<_, std::io::Error>(Bytes::from_static(&[b'<'; 4096]))
+            });
+            return Body::from_stream(stream).into_response();
+        }
+    }
     let put = tail.starts_with("/progress") && tail != "/progress/log";
-    if (parts.method == Method::PUT) != put {
+    if (parts.method == Method::PUT) != put && tail != "/log" {
         return StatusCode::NOT_FOUND.into_response();
     }
     match pms.can_throttle.get() {

@@ -1,9 +1,14 @@
 //! The real program between a worker and a PMS that keep the contract. The numbers in the names are
 //! the promises of DESIGN 1.
 
+mod contract;
 mod fakes;
+mod faults;
 mod original;
 mod places;
+mod plain;
+mod signals;
+mod steps;
 mod untouched;
 
 use fakes::{Pms, SESSION, Worker, chunk, header, init, probed, progress, row};

@@ -16,6 +16,8 @@ mkdir "$out" || exit 90
 [ $# = 0 ] || printf '%s\0' "$@" > "$out/argv"
 cat /proc/$$/environ > "$out/environ"
 readlink /proc/$$/cwd | tr -d '\n' > "$out/cwd"
+grep -E 'SigBlk|SigIgn' /proc/$$/status > "$out/signals"
+ls -l /proc/$$/fd > "$out/files"
 exit 42
 "#;
 
@@ -33,12 +35,12 @@ pub(crate) fn ran(root: &Path) -> bool {
     root.join("recorded").exists()
 }
 
-fn recorded(root: &Path, what: &str) -> Vec<u8> {
+pub(crate) fn recorded(root: &Path, what: &str) -> Vec<u8> {
     std::fs::read(root.join("recorded").join(what)).unwrap()
 }
 
 /// The original ran once, with these arguments and no trace of ours.
-fn assert_original(scene: &Scene, argv: &[OsString]) {
+pub(crate) fn assert_original(scene: &Scene, argv: &[OsString]) {
     let root = scene.root.path();
     assert!(ran(root), "{}", scene.log());
     let mut want = Vec::new();

@@ -113,8 +113,18 @@ impl BeamFs {
         passed(&inode, name)?.set_attribute(name, value, flags)
     }
 
-    /// `removexattr`.
+    /// `removexattr`. Without its binding a directory is an ordinary one again: what was held is gone,
+    /// and a transcoder on this host may take the names.
     pub fn removexattr(&self, number: u64, name: &OsStr) -> Result<()> {
+        if name == XATTR_SOURCE {
+            let inode = self.inodes.get(number)?;
+            let key = inode.upper_dir()?.key();
+            if self.parts.bindings.get(key).is_none() {
+                return Err(Error::NoAttribute);
+            }
+            self.parts.bindings.remove(key);
+            return Ok(());
+        }
         passed(&*self.inodes.get(number)?, name)?.remove_attribute(name)
     }
 }

@@ -306,6 +306,45 @@ fn only_this_mounts_workers_and_higher_epochs_are_taken() {
     eventually("both are ended", || env.worker.lock().ended.len() == 2);
 }
 
+/// Before anything was announced the cartridge may give a job up; the transcoder of this host then
+/// writes the same names into the same directory.
+#[test]
+fn p1_an_untied_directory_is_an_ordinary_one() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let dir = env.bind("play", "s1");
+    let (first, second) = (media_name(0, 1), media_name(0, 2));
+    env.worker.publish_media("s1", 0, 1, 5_000);
+    env.worker.publish_media("s1", 0, 2, 5_000);
+    env.wait_held("play", &second).unwrap();
+    // Looked at, so that the kernel knows the name.
+    assert_eq!(fs::read(dir.join(&first)).unwrap().len(), 5_000);
+    let denied = fs::write(dir.join(&first), "local");
+    assert!(denied.is_err(), "what a worker made keeps its bytes");
+
+    assert_eq!(rustix::fs::removexattr(&dir, XATTR_SOURCE), Ok(()));
+    assert_eq!(
+        rustix::fs::removexattr(&dir, XATTR_SOURCE),
+        Err(Errno::NODATA)
+    );
+    assert!(names(&dir).is_empty());
+    eventually("the session is ended", || {
+        env.worker.lock().ended.len() == 1
+    });
+    // As the two muxers write: under a temporary name, and at once.
+    let temporary = dir.join("chunk.tmp");
+    fs::write(&temporary, "one").unwrap();
+    fs::rename(&temporary, dir.join(&first)).unwrap();
+    fs::write(dir.join(&second), "two").unwrap();
+    assert_eq!(fs::read(dir.join(&first)).unwrap(), b"one");
+    assert_eq!(fs::read(dir.join(&second)).unwrap(), b"two");
+    assert_eq!(names(&dir), [first, second]);
+    fs::remove_dir_all(&dir).unwrap();
+}
+
 #[test]
 fn the_token_is_shown_to_nobody() {
     if !can_mount() {
@@ -320,9 +359,7 @@ fn the_token_is_shown_to_nobody() {
     let len = rustix::fs::listxattr(&dir, list.as_mut_slice()).unwrap();
     assert_eq!(&list[..len], b"user.other\0");
     assert_eq!(get_attribute(&dir, "user.other").as_deref(), Ok("seen"));
-    for ours in [XATTR_SOURCE, XATTR_MOUNT] {
-        assert_eq!(rustix::fs::removexattr(&dir, ours), Err(Errno::PERM));
-    }
+    assert_eq!(rustix::fs::removexattr(&dir, XATTR_MOUNT), Err(Errno::PERM));
     assert_eq!(set(&dir, XATTR_MOUNT, b"x"), Err(Errno::PERM));
     let info = get_attribute(&dir, XATTR_MOUNT).unwrap();
     assert!(!info.contains("secret") && !info.contains(KEY), "{info}");
