@@ -20,7 +20,7 @@ use plexbeam_api::{
     job::{Container, FramePolicy, HwAccel, LeasePolicy, OutputSpec, Packaging, TimePolicy},
     segment::Digest,
 };
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// What a job is judged by, besides its command line.
@@ -70,6 +70,8 @@ pub struct Plan {
     pub pms: PmsPlan,
     /// How segments are announced.
     pub list: ListPlan,
+    /// The same for the outputs behind the first, in their order.
+    pub side_lists: Vec<ListPlan>,
     /// Names the session may make, `*` for any text ([`plexbeam_api::mount::Binding::patterns`]).
     pub patterns: Vec<String>,
     /// The command line asks for hardware decoding.
@@ -154,9 +156,6 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
     if line.has("map_inlineass") {
         return Err(Reason::InlineAss);
     }
-    if line.outputs().count() > 1 {
-        return Err(Reason::SideOutput);
-    }
     let progress = url("-progressurl", progress)?;
     let list_url = url("the list URL", list_url)?;
     let graphs = streams::graphs(&line)?;
@@ -169,7 +168,17 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
     }
     let packaging = packaging(&output)?;
     let form = list_form(&output, &packaging)?;
-    let muxer_options = options::muxer_options(&output)?;
+    let mut outputs = vec![OutputSpec {
+        packaging,
+        streams,
+        muxer_options: options::muxer_options(&output)?,
+    }];
+    let mut side_lists = Vec::new();
+    for (options, name) in line.outputs().skip(1) {
+        let (output, list) = side_output(options, name, &graphs)?;
+        outputs.push(output);
+        side_lists.push(list);
+    }
     options::all_known(&line)?;
     let inputs = inputs::inputs(&line, around)?;
     let spec = JobSpec {
@@ -177,11 +186,7 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
         job_id: job_id(&progress, words),
         inputs: inputs.specs,
         graphs,
-        outputs: vec![OutputSpec {
-            packaging,
-            streams,
-            muxer_options,
-        }],
+        outputs,
         time: time_policy(&line)?,
         lease: LeasePolicy::CARTRIDGE,
         hw_accel: HwAccel::Auto,
@@ -205,8 +210,40 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
             url: list_url,
             form,
         },
+        side_lists,
         spec,
     })
+}
+
+/// An output behind the first: text subtitles in segments, with a list of their own.
+fn side_output(
+    options: &[Opt],
+    name: &OsStr,
+    graphs: &[String],
+) -> Result<(OutputSpec, ListPlan), Reason> {
+    let name = name.to_str().ok_or(Reason::SideOutput)?;
+    let output = Output { options, name };
+    let list = output.text("segment_list").ok_or(Reason::SideOutput)?;
+    if !matches!(output.text("f"), Some("segment" | "ssegment")) {
+        return Err(Reason::SideOutput);
+    }
+    let container = match output.text("segment_format") {
+        Some("ass") => Container::Ass,
+        Some("srt") => Container::Srt,
+        Some("webvtt") => Container::WebVtt,
+        _ => return Err(Reason::SideOutput),
+    };
+    let packaging = segment(&output, container)?;
+    let list = ListPlan {
+        url: url("the list URL", list)?,
+        form: list_form(&output, &packaging)?,
+    };
+    let spec = OutputSpec {
+        packaging,
+        streams: streams::streams(&output, graphs)?,
+        muxer_options: options::muxer_options(&output)?,
+    };
+    Ok((spec, list))
 }
 
 /// The output that playback reads: name and options.
@@ -267,7 +304,12 @@ fn packaging(output: &Output<'_>) -> Result<Packaging, Reason> {
     let format = output.text("f").ok_or(Reason::NoFormat)?;
     match format {
         "dash" => dash(output),
-        "ssegment" | "segment" | "stream_segment" => segment(output),
+        "ssegment" | "segment" | "stream_segment" => match output.text("segment_format") {
+            Some("mpegts") => segment(output, Container::MpegTs),
+            Some("matroska") => segment(output, Container::Matroska),
+            Some(other) => Err(Reason::Format(other.to_owned())),
+            None => Err(Reason::NoFormat),
+        },
         other => Err(Reason::Format(other.to_owned())),
     }
 }
@@ -303,13 +345,7 @@ fn dash(output: &Output<'_>) -> Result<Packaging, Reason> {
     })
 }
 
-fn segment(output: &Output<'_>) -> Result<Packaging, Reason> {
-    let container = match output.text("segment_format") {
-        Some("mpegts") => Container::MpegTs,
-        Some("matroska") => Container::Matroska,
-        Some(other) => return Err(Reason::Format(other.to_owned())),
-        None => return Err(Reason::NoFormat),
-    };
+fn segment(output: &Output<'_>, container: Container) -> Result<Packaging, Reason> {
     let header_name = output
         .text("segment_header_filename")
         .map(|name| name.parse::<FileName>())
@@ -450,7 +486,7 @@ fn job_id(progress: &Url, words: &[OsString]) -> Id {
 }
 
 fn fallback_id(words: &[OsString]) -> Id {
-    let joined = words.join(std::ffi::OsStr::new("\0"));
+    let joined = words.join(OsStr::new("\0"));
     let digest = Digest::of(joined.as_encoded_bytes()).0;
     // Invariant: 64 hexadecimal digits are a valid id.
     digest.parse().expect("a digest is an id")

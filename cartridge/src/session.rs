@@ -372,11 +372,11 @@ impl Course {
         ));
         let announcer = Announcer::start(
             &self.plan,
-            hold,
+            &hold,
             self.token.as_deref(),
             reporter.begun(),
-            self.announced.clone(),
-            self.log.clone(),
+            &self.announced,
+            &self.log,
         );
         self.deadline = Instant::now() + self.first_segment;
         let result = self.until_complete(&reporter, announcer).await;

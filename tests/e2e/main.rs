@@ -15,4 +15,5 @@ mod kit;
 mod local;
 mod play;
 mod route;
+mod side;
 mod throttle;

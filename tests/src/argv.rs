@@ -86,6 +86,23 @@ pub enum Packaging {
     },
 }
 
+/// A second output: subtitles as text in segments (`-f segment`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// `-segment_format`.
+    pub format: String,
+    /// Output name.
+    pub media: String,
+    /// `-segment_header_filename`.
+    pub header: Option<String>,
+    /// `-segment_start_number`.
+    pub first: u32,
+    /// `-segment_list_size`.
+    pub rows: usize,
+    /// `-segment_list_separate_stream_times`: five columns.
+    pub separate: bool,
+}
+
 /// What PMS has to know of a job to judge it; read from the argv.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
@@ -105,8 +122,8 @@ pub struct Shape {
     pub session: String,
     /// Job uuid in the URLs; empty in the old form.
     pub job: String,
-    /// The job has a second output for subtitles.
-    pub side_output: bool,
+    /// Its second output, for subtitles.
+    pub side: Option<Side>,
     /// Streams of the main output.
     pub streams: usize,
 }
@@ -262,9 +279,27 @@ impl Line {
             rate: self.output_value("-r:0").and_then(|t| t.parse().ok()),
             session,
             job,
-            side_output: after[end..].iter().any(|a| a == "-map")
-                && after[end..].iter().any(|a| a == "segment"),
+            side: self.side(self.last_input() + end),
             streams: after[..end].iter().filter(|a| *a == "-map").count(),
+        })
+    }
+
+    /// The second output, whose options lie behind argument `from`.
+    fn side(&self, from: usize) -> Option<Side> {
+        let behind = from.checked_add(1).filter(|from| *from < self.argv.len())?;
+        let value = |name: &str| self.value_from(behind, name);
+        let number = |name: &str| value(name).and_then(|v| v.parse().ok()).unwrap_or(0);
+        (value("-f") == Some("segment")).then_some(())?;
+        Some(Side {
+            format: value("-segment_format")?.to_owned(),
+            media: self.argv[behind..]
+                .iter()
+                .find(|a| a.contains("%05d"))?
+                .clone(),
+            header: value("-segment_header_filename").map(str::to_owned),
+            first: number("-segment_start_number"),
+            rows: number("-segment_list_size") as usize,
+            separate: value("-segment_list_separate_stream_times") == Some("1"),
         })
     }
 

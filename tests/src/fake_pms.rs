@@ -347,6 +347,7 @@ impl Run<'_> {
             kept,
             tracks: seen.tracks,
             rows: seen.rows,
+            side: seen.side,
             calls: seen.calls,
             remove_ms,
         })

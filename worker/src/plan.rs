@@ -13,7 +13,7 @@ mod software;
 use crate::libav;
 use plexbeam_api::{
     API_VERSION, JobSpec, Kind, Problem,
-    job::{CodecSpec, Container, Location, MAX_INLINE_BYTES, Packaging, Source},
+    job::{CodecSpec, Location, MAX_INLINE_BYTES, Packaging, Source},
     segment::MediaKind,
 };
 
@@ -269,10 +269,45 @@ pub fn check(spec: &JobSpec) -> Result<(), Problem> {
             check_codec(spec, &stream.codec, line, &field)?;
         }
     }
-    if spec.outputs.len() > 1 {
-        return Err(
-            Problem::new(Kind::Unsupported, "a second output is not possible yet").at("outputs[1]"),
-        );
+    check_side_outputs(spec)
+}
+
+/// Outputs behind the first are subtitles with names of their own (PROTOCOL 5).
+fn check_side_outputs(spec: &JobSpec) -> Result<(), Problem> {
+    let text = |packaging: &Packaging| matches!(packaging, Packaging::Segment { container, .. } if container.is_text());
+    let mut names = Vec::new();
+    for (o, output) in spec.outputs.iter().enumerate() {
+        if (o > 0) != text(&output.packaging) {
+            let what = match o {
+                0 => "the first output must hold pictures or sound",
+                _ => "a second output can only be segments of text subtitles",
+            };
+            return Err(Problem::new(Kind::Unsupported, what).at(format!("outputs[{o}].packaging")));
+        }
+        for name in output.packaging.names() {
+            if names.contains(&name) {
+                return Err(Problem::new(
+                    Kind::InvalidArgument,
+                    format!("two files of the job would be named `{name}`"),
+                )
+                .at(format!("outputs[{o}].packaging")));
+            }
+            names.push(name);
+        }
+        if o == 0 {
+            continue;
+        }
+        for (s, stream) in output.streams.iter().enumerate() {
+            if let CodecSpec::Encode { encoder: name, .. } = &stream.codec
+                && encoder(name).is_some_and(|plan| plan.media != MediaKind::Subtitle)
+            {
+                return Err(Problem::new(
+                    Kind::Unsupported,
+                    format!("encoder `{name}` makes no subtitles"),
+                )
+                .at(format!("outputs[{o}].streams[{s}]")));
+            }
+        }
     }
     Ok(())
 }
@@ -394,13 +429,5 @@ fn check_packaging(packaging: &Packaging, field: &str) -> Result<(), Problem> {
         )
         .at(field));
     }
-    match packaging {
-        Packaging::Segment {
-            container: Container::Ass | Container::Srt | Container::WebVtt,
-            ..
-        } => {
-            Err(Problem::new(Kind::Unsupported, "subtitle segments are not possible yet").at(field))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }

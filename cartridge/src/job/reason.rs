@@ -35,8 +35,8 @@ pub enum Reason {
     /// By policy.
     #[error("the video is not encoded, and copy_video is \"local\"")]
     VideoIsCopied,
-    /// An ASS side stream.
-    #[error("a second output is not supported")]
+    /// A second output that is no subtitles in announced segments.
+    #[error("a second output is no segmented text with a list")]
     SideOutput,
     /// Burned-in text subtitles.
     #[error("text subtitles are burned in (inlineass)")]

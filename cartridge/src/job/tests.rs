@@ -115,10 +115,7 @@ fn at_least_21_of_the_27_complete_segmented_lines_leave() {
             Err(reason) => panic!("{}: {reason}", line.id),
         }
     }
-    assert_eq!(
-        remote, 22,
-        "of 27: four side outputs and one inlineass stay"
-    );
+    assert_eq!(remote, 26, "of 27: one inlineass stays");
     assert_eq!(encoded, 8, "of the nine that encode one is inlineass");
 }
 

@@ -1,20 +1,22 @@
 //! Announcing: each number in order, once, when all its files are held (P3). Holding and posting run
-//! side by side, so that a slow PMS does not delay the fetching of what comes next.
+//! side by side, so that a slow PMS does not delay the fetching of what comes next. Each output has a
+//! list, a connection and an order of its own; those of second outputs begin after the first one's,
+//! so that nothing is known to PMS while the original may still take over.
 
 use super::hold::{Hold, HoldError};
 use super::list::List;
 use super::ready::{Batch, Ready};
 use crate::http::{Call, Connection, Method, Url, within};
-use crate::job::{ListPlan, Plan};
+use crate::job::Plan;
 use crate::log::Log;
 use crate::plex;
 use plexbeam_api::Segment;
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 /// Bound of one post. Long, because a connection that is given up looks like a crash to PMS, and
 /// nothing but later posts waits for it; Plex's own transcoder would wait for ever.
@@ -42,16 +44,10 @@ enum Told {
 
 /// Runs beside the session. Dropping it stops it.
 pub(super) struct Announcer {
-    told: mpsc::UnboundedSender<Told>,
-    holding: JoinHandle<Result<(), AnnounceError>>,
-    posting: JoinHandle<()>,
-}
-
-impl Drop for Announcer {
-    fn drop(&mut self) {
-        self.holding.abort();
-        self.posting.abort();
-    }
+    /// By output.
+    told: Vec<mpsc::UnboundedSender<Told>>,
+    holding: JoinSet<Result<(), AnnounceError>>,
+    posting: JoinSet<()>,
 }
 
 impl Announcer {
@@ -59,52 +55,79 @@ impl Announcer {
     /// first post, `numbers` counts the posts.
     pub(super) fn start(
         plan: &Plan,
-        hold: Hold,
+        hold: &Hold,
         token: Option<&OsStr>,
         begun: watch::Receiver<bool>,
-        announced: Arc<AtomicBool>,
-        log: Log,
+        announced: &Arc<AtomicBool>,
+        log: &Log,
     ) -> Self {
-        // What waits here is bounded by the number of segments of the title, a few hundred bytes each.
-        let (told, published) = mpsc::unbounded_channel();
-        let (give, batches) = mpsc::unbounded_channel();
-        let holder = Holder {
-            ready: Ready::new(&plan.spec),
-            hold,
-            give,
+        let mut announcer = Announcer {
+            told: Vec::new(),
+            holding: JoinSet::new(),
+            posting: JoinSet::new(),
         };
-        let poster = Poster::new(&plan.list, token, announced, log);
-        Announcer {
-            told,
-            holding: tokio::spawn(holder.run(published)),
-            posting: tokio::spawn(poster.run(begun, batches)),
+        let first = watch::Sender::new(false);
+        let mut may_begin = begun;
+        for (output, list) in std::iter::once(&plan.list)
+            .chain(&plan.side_lists)
+            .enumerate()
+        {
+            // What waits here is bounded by the number of segments of the title, a few hundred
+            // bytes each.
+            let (told, published) = mpsc::unbounded_channel();
+            let (give, batches) = mpsc::unbounded_channel();
+            let holder = Holder {
+                ready: Ready::new(&plan.spec, output),
+                is_main: output == 0,
+                hold: hold.beside(),
+                give,
+            };
+            let poster = Poster {
+                list: List::new(&list.form),
+                url: list.url.clone(),
+                connection: Connection::new(&list.url, plex::headers(token)),
+                first: (output == 0).then(|| (announced.clone(), first.clone())),
+                log: log.clone(),
+            };
+            announcer.told.push(told);
+            announcer.holding.spawn(holder.run(published));
+            announcer.posting.spawn(poster.run(may_begin, batches));
+            may_begin = first.subscribe();
         }
+        announcer
     }
 
     /// A file was published.
     pub(super) fn published(&self, segment: Segment) {
-        let _ = self.told.send(Told::Published(Box::new(segment)));
+        if let Some(told) = self.told.get(segment.output as usize) {
+            let _ = told.send(Told::Published(Box::new(segment)));
+        }
     }
 
     /// Resolves when announcing fails; pending for ever while it goes well.
     pub(super) async fn failed(&mut self) -> AnnounceError {
-        match (&mut self.holding).await {
-            Ok(Err(error)) => error,
-            Ok(Ok(())) => AnnounceError::Stopped("the holder ended early".into()),
-            Err(error) => AnnounceError::Stopped(error.to_string()),
+        match self.holding.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Ok(Ok(()))) | None => AnnounceError::Stopped("the holder ended early".into()),
+            Some(Err(error)) => AnnounceError::Stopped(error.to_string()),
         }
     }
 
     /// Nothing more is published: announces what is left, then the end of the list. `drain` bounds
     /// what a PMS that hangs may cost.
     pub(super) async fn finish(mut self, drain: Duration) -> Result<(), AnnounceError> {
-        let _ = self.told.send(Told::Complete);
-        match (&mut self.holding).await {
-            Ok(result) => result?,
-            Err(error) => return Err(AnnounceError::Stopped(error.to_string())),
+        for told in &self.told {
+            let _ = told.send(Told::Complete);
+        }
+        while let Some(held) = self.holding.join_next().await {
+            match held {
+                Ok(result) => result?,
+                Err(error) => return Err(AnnounceError::Stopped(error.to_string())),
+            }
         }
         // Past the bound PMS is not listening; the files are here all the same.
-        let _ = tokio::time::timeout(drain, &mut self.posting).await;
+        let posted = async { while self.posting.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(drain, posted).await;
         Ok(())
     }
 }
@@ -112,6 +135,8 @@ impl Announcer {
 /// Waits for the files of each number.
 struct Holder {
     ready: Ready,
+    /// A title without subtitles is a title; one without pictures is not.
+    is_main: bool,
     hold: Hold,
     give: mpsc::UnboundedSender<Option<Batch>>,
 }
@@ -135,13 +160,12 @@ impl Holder {
                 any = true;
                 let _ = self.give.send(Some(batch));
             }
-            if complete {
+            if complete && (any || !self.is_main) {
                 let _ = self.give.send(None);
-                return if any {
-                    Ok(())
-                } else {
-                    Err(AnnounceError::Nothing)
-                };
+                return Ok(());
+            }
+            if complete {
+                return Err(AnnounceError::Nothing);
             }
         }
         Ok(())
@@ -153,30 +177,23 @@ struct Poster {
     list: List,
     url: Url,
     connection: Connection,
-    announced: Arc<AtomicBool>,
-    posted: AtomicU64,
+    /// Told before the first post: the session, and the posters of the other outputs. `None` for
+    /// those, and after it was told.
+    first: Option<(Arc<AtomicBool>, watch::Sender<bool>)>,
     log: Log,
 }
 
 impl Poster {
-    fn new(plan: &ListPlan, token: Option<&OsStr>, announced: Arc<AtomicBool>, log: Log) -> Self {
-        Poster {
-            list: List::new(&plan.form),
-            url: plan.url.clone(),
-            connection: Connection::new(&plan.url, plex::headers(token)),
-            announced,
-            posted: AtomicU64::new(0),
-            log,
-        }
-    }
-
     /// `None` among the batches is the end of the list.
     async fn run(
         mut self,
         mut begun: watch::Receiver<bool>,
         mut batches: mpsc::UnboundedReceiver<Option<Batch>>,
     ) {
-        let _ = begun.wait_for(|begun| *begun).await;
+        if begun.wait_for(|begun| *begun).await.is_err() {
+            // Nothing came of the first output.
+            return;
+        }
         loop {
             let batch = match batches.recv().await {
                 Some(Some(batch)) => batch,
@@ -184,13 +201,17 @@ impl Poster {
                 // The job failed: what PMS knows is not the whole title.
                 None => return,
             };
-            self.announced.store(true, Ordering::Relaxed);
             let text = self.list.announce(&batch, now_ms());
-            if self.posted.fetch_add(1, Ordering::Relaxed) == 0 {
-                self.log
-                    .event(format_args!("first segment: number {}", batch.number));
+            match self.first.take() {
+                Some((announced, first)) => {
+                    announced.store(true, Ordering::Relaxed);
+                    self.log
+                        .event(format_args!("first segment: number {}", batch.number));
+                    self.post(text).await;
+                    first.send_replace(true);
+                }
+                None => self.post(text).await,
             }
-            self.post(text).await;
         }
         if let Some(text) = self.list.end() {
             self.post(text).await;

@@ -94,6 +94,14 @@ impl Hold {
         }))
     }
 
+    /// The same with a connection of its own, to be used beside this one.
+    pub(super) fn beside(&self) -> Self {
+        match self {
+            Hold::Mount(dir) => Hold::Mount(dir.clone()),
+            Hold::Download(one) => Hold::download(one.dir.clone(), &one.session, one.made.clone()),
+        }
+    }
+
     /// Returns when the file is held under its final name.
     pub(super) async fn hold(&mut self, segment: &Segment) -> Result<(), HoldError> {
         let deadline = within(HOLD);

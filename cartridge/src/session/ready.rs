@@ -18,9 +18,10 @@ pub(super) struct Batch {
     pub(super) media: Vec<Segment>,
 }
 
-/// Collects published files of the first output into batches.
+/// Collects published files of one output into batches.
 #[derive(Debug)]
 pub(super) struct Ready {
+    output: u32,
     heads_wanted: usize,
     media_wanted: usize,
     next: u32,
@@ -32,9 +33,9 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    /// For this job's first output.
-    pub(super) fn new(spec: &JobSpec) -> Self {
-        let output = spec.outputs.first();
+    /// For an output of this job, by its place.
+    pub(super) fn new(spec: &JobSpec, index: usize) -> Self {
+        let output = spec.outputs.get(index);
         let (heads_wanted, media_wanted, next) = match output.map(|o| (&o.packaging, &o.streams)) {
             Some((Packaging::Dash { first_number, .. }, streams)) => {
                 (streams.len(), streams.len(), *first_number)
@@ -51,6 +52,7 @@ impl Ready {
             None => (0, 1, 0),
         };
         Ready {
+            output: index as u32,
             heads_wanted,
             media_wanted,
             next,
@@ -64,7 +66,7 @@ impl Ready {
 
     /// A file was published. One that is already known is ignored.
     pub(super) fn add(&mut self, segment: Segment) {
-        if segment.output != 0 {
+        if segment.output != self.output {
             return;
         }
         match (segment.kind, segment.number) {
@@ -156,6 +158,7 @@ pub(super) mod tests {
 
     fn dash(first: u32) -> Ready {
         Ready {
+            output: 0,
             heads_wanted: 2,
             media_wanted: 2,
             next: first,

@@ -2,6 +2,9 @@
 //! read; and what of that the real PMS would refuse or lose.
 
 mod judge;
+mod side;
+
+pub use side::{SideRow, SideSeen};
 
 use super::{
     Rule, Violation,
@@ -96,6 +99,8 @@ pub struct Seen {
     pub tracks: Vec<Track>,
     /// Lists.
     pub rows: Vec<Row>,
+    /// The second output.
+    pub side: SideSeen,
     /// All calls.
     pub calls: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! What was seen: faults by rule, and the figures of each process.
 
-use super::job::{Row, Track};
+use super::job::{Row, SideSeen, Track};
 use crate::argv::Shape;
 use serde::Serialize;
 use std::{fmt, path::PathBuf};
@@ -105,6 +105,9 @@ pub struct JobReport {
     /// Segment lists: the rows announced.
     #[serde(skip)]
     pub rows: Vec<Row>,
+    /// The second output.
+    #[serde(skip)]
+    pub side: SideSeen,
     /// All calls, in order, as `METHOD path?query`.
     #[serde(skip)]
     pub calls: Vec<String>,

@@ -223,8 +223,13 @@ impl Shared {
                 );
             }
             ["progress"] => job.fault(Rule::Malformed, call),
-            // A side output has a list of its own, which no client of ours reads.
-            _ if query.contains_key("stream") => return (200, String::new()),
+            _ if query.contains_key("stream") => {
+                match std::str::from_utf8(&request.body) {
+                    Ok(text) => job.side_rows(text, connection),
+                    Err(_) => job.fault(Rule::Malformed, format!("{call}: not UTF-8")),
+                }
+                return (200, String::new());
+            }
             _ => {
                 listing.insert(key);
                 job.posted(connection);

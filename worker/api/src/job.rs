@@ -187,6 +187,33 @@ pub enum Packaging {
     },
 }
 
+impl Packaging {
+    /// Patterns and fixed names of all files it makes.
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Packaging::Dash {
+                init_name,
+                media_name,
+                ..
+            } => vec![init_name, media_name],
+            Packaging::Segment {
+                media_name,
+                header_name,
+                ..
+            } => {
+                let mut names = vec![media_name.as_str()];
+                names.extend(header_name.as_ref().map(FileName::as_str));
+                names
+            }
+            Packaging::Hls {
+                media_name,
+                playlist_name,
+                ..
+            } => vec![media_name, playlist_name.as_str()],
+        }
+    }
+}
+
 /// Inner muxer of [`Packaging::Segment`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -201,6 +228,16 @@ pub enum Container {
     Srt,
     /// WebVTT text.
     WebVtt,
+}
+
+impl Container {
+    /// True for subtitles as text.
+    pub fn is_text(self) -> bool {
+        match self {
+            Container::MpegTs | Container::Matroska => false,
+            Container::Ass | Container::Srt | Container::WebVtt => true,
+        }
+    }
 }
 
 /// One stream of an output.

@@ -441,6 +441,13 @@ impl Params {
         self.get().codec_type
     }
 
+    /// Subtitles that are text, not pictures.
+    pub fn is_text_subtitle(&self) -> bool {
+        // SAFETY: a static descriptor or null.
+        let descriptor = unsafe { ffi::avcodec_descriptor_get(self.codec_id()).as_ref() };
+        descriptor.is_some_and(|d| d.props & ffi::AV_CODEC_PROP_TEXT_SUB != 0)
+    }
+
     /// Bits per second; 0 when unknown.
     pub fn bit_rate(&self) -> u64 {
         self.get().bit_rate.max(0) as u64

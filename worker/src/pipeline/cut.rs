@@ -189,7 +189,10 @@ impl<'a> Cutter<'a> {
                     .queue
                     .push_back(Queued { packet, cut });
             }
-            Made::Until { to, time_us } => self.lanes[to.stream].silent_until_us = time_us,
+            Made::Until { to, time_us } => {
+                let lane = &mut self.lanes[to.stream];
+                lane.silent_until_us = lane.silent_until_us.max(time_us);
+            }
             Made::End(OutRef { stream, .. }) => self.lanes[stream].ended = true,
         }
     }
@@ -218,8 +221,13 @@ impl<'a> Cutter<'a> {
         self.lanes.iter().all(|l| l.ready.is_some() || l.ended)
     }
 
+    /// Are its segments ended by subtitles? Then there is nothing else in it.
+    fn is_text(&self) -> bool {
+        self.lanes[self.reference].media == MediaKind::Subtitle
+    }
+
     /// Opens the muxers when all streams are known.
-    fn open(&mut self) -> Result<(), Problem> {
+    fn open(&mut self, sink: &mut dyn Sink, report: &mut Report) -> Result<(), Problem> {
         // A lane without a stream must not shift the numbers of the others.
         if let Some(missing) = self.lanes.iter().position(|l| l.ready.is_none()) {
             let stream = &self.plan.streams[missing];
@@ -235,6 +243,9 @@ impl<'a> Cutter<'a> {
         self.reference = kind(MediaKind::Video)
             .or_else(|| kind(MediaKind::Audio))
             .unwrap_or_default();
+        if self.is_text() {
+            self.base_us = Some(self.from_us);
+        }
         let readies: Vec<Ready> = self
             .lanes
             .iter_mut()
@@ -264,6 +275,21 @@ impl<'a> Cutter<'a> {
                 false,
             )?),
         });
+        if self.is_text() {
+            // Long silence may follow; a player can already set up its renderer.
+            self.publish_header(sink, report)?;
+        }
+        Ok(())
+    }
+
+    /// The header file, once, where there is one.
+    fn publish_header(&mut self, sink: &mut dyn Sink, report: &mut Report) -> Result<(), Problem> {
+        if let Some(Packager::Muxed(muxed)) = &mut self.packager
+            && let (Some(bytes), Some(name)) = (muxed.take_header(), self.names.header)
+        {
+            let segment = self.file(SegmentKind::Header, None, None, name.clone(), &bytes);
+            report.publish(sink, segment, bytes)?;
+        }
         Ok(())
     }
 
@@ -273,11 +299,11 @@ impl<'a> Cutter<'a> {
             if !self.all_ready() {
                 return Ok(());
             }
-            self.open()?;
+            self.open(sink, report)?;
         }
         loop {
             let Some(next) = self.earliest() else {
-                return Ok(());
+                return self.end_text(sink, report);
             };
             let lane = &self.lanes[next];
             let turn_us = lane.queue.front().map_or(i64::MAX, |head| {
@@ -296,6 +322,23 @@ impl<'a> Cutter<'a> {
             self.waiting -= queued.packet.size();
             self.write(next, queued, sink, report)?;
         }
+    }
+
+    /// Ends a subtitle segment whose time is over without waiting for the event that would end it
+    /// in the order of packets: the number of that one is the same either way.
+    fn end_text(&mut self, sink: &mut dyn Sink, report: &mut Report) -> Result<(), Problem> {
+        let lane = &self.lanes[self.reference];
+        if let Some(base_us) = self.base_us
+            && self.is_text()
+            && lane.start.is_some()
+            && lane.silent_until_us != i64::MIN
+            && self
+                .rule
+                .ends(self.number, lane.silent_until_us, MICROS, base_us)
+        {
+            self.cut(None, false, sink, report)?;
+        }
+        Ok(())
     }
 
     /// The lane with the smallest decoding time at its head. At equal times the reference comes
@@ -338,8 +381,9 @@ impl<'a> Cutter<'a> {
         let base = self.lanes[at].time_base;
         if at == self.reference {
             if let Some(base_us) = self.base_us {
-                if cut && self.rule.ends(self.number, packet.pts(), base, base_us) {
-                    self.cut(Some(packet.pts()), sink, report)?;
+                let text_begins = self.is_text() && self.lanes[at].start.is_none();
+                if cut && !text_begins && self.rule.ends(self.number, packet.pts(), base, base_us) {
+                    self.cut(Some(packet.pts()), false, sink, report)?;
                 }
             } else {
                 let first_us = rescale(packet.pts(), base, MICROS);
@@ -374,24 +418,18 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// Ends the segment being written, before a key of the reference at `next` or at the end.
+    /// Ends the segment being written, before a key of the reference at `next`. `last`: nothing
+    /// follows.
     fn cut(
         &mut self,
         next: Option<i64>,
+        last: bool,
         sink: &mut dyn Sink,
         report: &mut Report,
     ) -> Result<(), Problem> {
-        let Some(packager) = &mut self.packager else {
-            return Ok(());
-        };
-        if let Packager::Muxed(muxed) = packager
-            && let (Some(bytes), Some(name)) = (muxed.take_header(), self.names.header)
-        {
-            let segment = self.file(SegmentKind::Header, None, None, name.clone(), &bytes);
-            report.publish(sink, segment, bytes)?;
-        }
+        self.publish_header(sink, report)?;
         let (inits, media) = match &mut self.packager {
-            Some(packager) => packager.finish(next.is_none())?,
+            Some(packager) => packager.finish(last)?,
             None => return Ok(()),
         };
         for Part { stream, bytes } in inits {
@@ -418,7 +456,7 @@ impl<'a> Cutter<'a> {
                     name,
                     seconds: length,
                 });
-                self.publish_playlist(playlist, next.is_none(), sink, report)?;
+                self.publish_playlist(playlist, last, sink, report)?;
             }
         }
         self.number += 1;
@@ -483,9 +521,15 @@ impl<'a> Cutter<'a> {
         let reference = &self.lanes[self.reference];
         let start_us = reference.start.map_or(0, |s| us(reference, s));
         let latest = end_of(MediaKind::Video).max(end_of(MediaKind::Audio));
+        // Between subtitles there may be silence, which belongs to no segment.
+        let end_us = match next {
+            _ if self.is_text() => end_of(MediaKind::Subtitle).unwrap_or(start_us),
+            Some(next) => us(reference, next),
+            None => latest.unwrap_or(start_us),
+        };
         RowTimes {
             start_us,
-            end_us: next.map_or(latest.unwrap_or(start_us), |n| us(reference, n)),
+            end_us,
             audio_end_us: end_of(MediaKind::Audio),
             video_end_us: end_of(MediaKind::Video),
         }
@@ -523,12 +567,18 @@ impl<'a> Cutter<'a> {
             lane.ended = true;
         }
         self.advance(sink, report)?;
+        if self.packager.is_some() && self.is_text() {
+            return match self.lanes[self.reference].start {
+                Some(_) => self.cut(None, true, sink, report),
+                None => Ok(()),
+            };
+        }
         if !self.wrote || self.base_us.is_none() {
             return Err(Problem::new(
                 Kind::BadInput,
                 "the input has nothing to play from the time asked for",
             ));
         }
-        self.cut(None, sink, report)
+        self.cut(None, true, sink, report)
     }
 }

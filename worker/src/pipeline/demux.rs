@@ -36,8 +36,20 @@ impl Route {
         self.heard_us = time_us;
         match &mut self.to {
             Target::Audio(queue) => queue.send(Feed::Until(time_us)).is_ok(),
-            Target::Copy(lane) if lane.media == MediaKind::Audio => lane.outlet.until(time_us),
-            _ => true,
+            Target::Copy(lane) if lane.media != MediaKind::Video => lane.outlet.until(time_us),
+            Target::Subtitle(lane) => lane.until(time_us),
+            Target::Copy(_) | Target::Video(_) | Target::Attachment { .. } => true,
+        }
+    }
+
+    /// How far behind the reading position it may be before it is told to be silent.
+    fn patience_us(&self) -> i64 {
+        match &self.to {
+            Target::Subtitle(_) => SUBTITLE_SILENCE_US,
+            Target::Copy(lane) if lane.media == MediaKind::Subtitle => SUBTITLE_SILENCE_US,
+            Target::Copy(_) | Target::Video(_) | Target::Audio(_) | Target::Attachment { .. } => {
+                SILENCE_US
+            }
         }
     }
 }
@@ -45,6 +57,9 @@ impl Route {
 /// A stream that is this far behind the reading position is told to be silent until there. Larger
 /// than any interleaving of a sane file.
 const SILENCE_US: i64 = 5_000_000;
+
+/// The same for subtitles: nobody waits for them, but a finished segment of theirs can be told of.
+const SUBTITLE_SILENCE_US: i64 = 2_000_000;
 
 /// How much earlier than the start audio is read: an encoder wants two frames before its first
 /// wanted one, and packets are cut by decoding time, which lies before the presentation time by the
@@ -102,6 +117,12 @@ impl CopyLane {
         if self.media == MediaKind::Video && !self.started {
             let early = rescale(packet.time(), self.time_base, MICROS) < from_us;
             if !packet.is_key() || (early && !self.before_start) {
+                return true;
+            }
+        }
+        if self.media == MediaKind::Subtitle {
+            let end = packet.time() + packet.duration().max(0);
+            if rescale(end, self.time_base, MICROS) < from_us {
                 return true;
             }
         }
@@ -379,8 +400,11 @@ fn read_all(
             for route in routes.iter_mut() {
                 if route.index == index {
                     route.heard_us = route.heard_us.max(here);
-                } else if route.heard_us.saturating_add(2 * SILENCE_US) < here
-                    && !route.until(here - SILENCE_US)
+                    continue;
+                }
+                let patience = route.patience_us();
+                if route.heard_us.saturating_add(2 * patience) < here
+                    && !route.until(here - patience)
                 {
                     return Ok(end_us);
                 }

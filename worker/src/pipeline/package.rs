@@ -148,7 +148,7 @@ pub(super) struct Muxed {
     options: Vec<(String, String)>,
     /// The header goes into a file of its own; segments carry none.
     separate_header: bool,
-    /// A full file per segment: Matroska without a header file.
+    /// A full file per segment: Matroska and text without a header file.
     whole_files: bool,
     muxer: Option<Muxer>,
     header: Option<Vec<u8>>,
@@ -171,7 +171,7 @@ impl Muxed {
                 "mpegts_copyts",
                 "fflags",
             ],
-            _ => &[
+            Container::Matroska => &[
                 "max_delay",
                 "output_ts_offset",
                 "live",
@@ -179,6 +179,7 @@ impl Muxed {
                 "cluster_time_limit",
                 "cluster_size_limit",
             ],
+            Container::Ass | Container::Srt | Container::WebVtt => &[],
         };
         let mut own: Vec<(String, String)> = options
             .iter()
@@ -187,13 +188,17 @@ impl Muxed {
             .collect();
         own.push(("avoid_negative_ts".to_owned(), "disabled".to_owned()));
         own.push(("strict".to_owned(), "experimental".to_owned()));
+        if container == Container::Ass {
+            // Else events wait in the muxer for the first of the title, which a seek left out.
+            own.push(("ignore_readorder".to_owned(), "1".to_owned()));
+        }
         let shifted = own.iter().any(|(k, _)| k == "output_ts_offset");
         let mut muxed = Muxed {
             readies,
             container,
             options: own,
             separate_header,
-            whole_files: container == Container::Matroska && !separate_header,
+            whole_files: container != Container::MpegTs && !separate_header,
             muxer: None,
             header: None,
             started: false,
@@ -206,7 +211,10 @@ impl Muxed {
     fn open(&mut self) -> Result<(), Problem> {
         let format = match self.container {
             Container::MpegTs => "mpegts",
-            _ => "matroska",
+            Container::Matroska => "matroska",
+            Container::Ass => "ass",
+            Container::Srt => "srt",
+            Container::WebVtt => "webvtt",
         };
         let mut muxer = Muxer::new(format).map_err(|e| av(&e))?;
         for ready in &self.readies {
@@ -221,7 +229,8 @@ impl Muxed {
         }
         muxer.write_header(&self.options).map_err(|e| av(&e))?;
         if self.separate_header {
-            self.header = Some(muxer.take().map_err(|e| av(&e))?);
+            let header = muxer.take().map_err(|e| av(&e))?;
+            self.header = Some(self.timed(header));
         }
         self.muxer = Some(muxer);
         Ok(())
@@ -230,6 +239,21 @@ impl Muxed {
     /// The header file, once.
     pub(super) fn take_header(&mut self) -> Option<Vec<u8>> {
         self.header.take()
+    }
+
+    /// WebVTT says by how much the transport stream beside it is shifted (RFC 8216 3.5); Plex's is
+    /// always 10 s.
+    fn timed(&self, text: Vec<u8>) -> Vec<u8> {
+        const HEAD: &[u8] = b"WEBVTT\n";
+        match text.strip_prefix(HEAD) {
+            Some(rest) if self.container == Container::WebVtt => [
+                HEAD,
+                b"X-TIMESTAMP-MAP=MPEGTS:900000,LOCAL:00:00:00.000\n",
+                rest,
+            ]
+            .concat(),
+            _ => text,
+        }
     }
 
     fn muxer(&mut self) -> Result<&mut Muxer, Problem> {
@@ -263,7 +287,13 @@ impl Muxed {
         if whole || last {
             muxer.write_trailer().map_err(|e| av(&e))?;
         }
-        let bytes = muxer.take().map_err(|e| av(&e))?;
+        let mut bytes = muxer.take().map_err(|e| av(&e))?;
+        if whole {
+            bytes = self.timed(bytes);
+        }
+        let Some(muxer) = &mut self.muxer else {
+            return Ok(bytes);
+        };
         if whole || last {
             self.muxer = None;
         } else if transport {

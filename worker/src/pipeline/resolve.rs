@@ -396,6 +396,15 @@ fn work(
             ),
         ));
     }
+    if is == MediaKind::Subtitle && !info.params.is_text_subtitle() {
+        return Err(Problem::new(
+            Kind::Unsupported,
+            format!(
+                "the subtitles of stream {} are pictures and cannot become {encoder} text",
+                info.index
+            ),
+        ));
+    }
     let own = plan::encoder_options(encoder, plan, options)?;
     Ok(match plan.media {
         MediaKind::Video => Work::Video(VideoWork {

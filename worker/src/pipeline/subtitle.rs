@@ -70,6 +70,11 @@ impl SubtitleLane {
         }
     }
 
+    /// The input has nothing for it up to here.
+    pub(super) fn until(&self, time_us: i64) -> bool {
+        self.outlet.until(time_us)
+    }
+
     pub(super) fn end(&self) -> bool {
         self.outlet.end()
     }
