@@ -98,7 +98,12 @@ impl Hold {
     pub(super) fn beside(&self) -> Self {
         match self {
             Hold::Mount(dir) => Hold::Mount(dir.clone()),
-            Hold::Download(one) => Hold::download(one.dir.clone(), &one.session, one.made.clone()),
+            Hold::Download(one) => Hold::download(
+                one.dir.clone(),
+                &one.session,
+                one.made.clone(),
+                one.announced.clone(),
+            ),
         }
     }
 
