@@ -42,13 +42,15 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 /// Downloads of a damaged file before it counts as absent.
 const ATTEMPTS_ON_DAMAGE: u32 = 3;
 /// Pauses between attempts at an unreachable worker: doubled from the first up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(3);
+/// Downloads at a time from one worker. Each has about two blocks and its connection's buffer in memory.
+const DOWNLOADS: usize = 16;
 /// Bytes hashed and written at a time: the first ones of a file few, for who waits for them.
 const FIRST_BLOCK: usize = 64 << 10;
 const BLOCK: usize = 256 << 10;
@@ -156,7 +158,8 @@ struct Flight {
 pub struct Doubt(Arc<AtomicBool>);
 
 impl Doubt {
-    fn confirm(&self) {
+    /// Bytes were damaged.
+    pub fn confirm(&self) {
         self.0.store(true, Ordering::Release);
     }
 
@@ -202,6 +205,8 @@ pub struct SegmentCache {
     shelf: Mutex<Shelf>,
     flights: Mutex<HashMap<FileKey, Flight>>,
     source: Arc<dyn SegmentSource>,
+    /// Places for downloads, by worker: one that stalls holds up nobody else's.
+    places: Mutex<HashMap<usize, Arc<Semaphore>>>,
     dir: PathBuf,
     /// Removes the private folder at the end.
     _private: Option<tempfile::TempDir>,
@@ -249,6 +254,7 @@ impl SegmentCache {
             }),
             flights: Mutex::default(),
             source,
+            places: Mutex::default(),
             dir,
             _private: private,
         }))
@@ -523,7 +529,10 @@ impl SegmentCache {
         let mut pause = FIRST_PAUSE;
         let mut begun = None;
         loop {
-            let (error, rest) = match self.download(file, progress, begun.take()).await {
+            let place = self.place(file).await;
+            let downloaded = self.download(file, progress, begun.take()).await;
+            drop(place);
+            let (error, rest) = match downloaded {
                 Ok(sink) => {
                     return Ok(Arc::new(CacheFile {
                         file: sink,
@@ -552,6 +561,16 @@ impl SegmentCache {
                 error => return Err(error),
             }
         }
+    }
+
+    async fn place(&self, file: &RemoteFile) -> Option<OwnedSemaphorePermit> {
+        let places = {
+            let mut places = self.places.lock();
+            let new = || Arc::new(Semaphore::new(DOWNLOADS));
+            places.entry(file.origin.worker).or_insert_with(new).clone()
+        };
+        // It is never closed.
+        places.acquire_owned().await.ok()
     }
 
     /// Downloads a file, or the rest of one. What came before a break goes on next time.
@@ -586,6 +605,7 @@ impl SegmentCache {
 
     /// Checks length and digest of a file that cannot be kept.
     pub async fn examine(&self, file: &RemoteFile) -> Result<(), FetchError> {
+        let _place = self.place(file).await;
         let body = self.source.open(file, None).await?;
         let checked = Check::new(file, None).all(body).await;
         checked.map(drop).map_err(|(error, _)| error)

@@ -3,10 +3,12 @@
 //!
 //! * `fs/names.rs`: calls on directories.
 //! * `fs/content.rs`: open, read, write, release.
+//! * `fs/stream.rs`: reads past the cache.
 //! * `fs/xattr.rs`: extended attributes, the mount's own among them.
 
 mod content;
 mod names;
+mod stream;
 mod xattr;
 
 pub use content::{Access, Opened, Register};

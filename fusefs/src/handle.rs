@@ -59,8 +59,19 @@ pub struct RemoteHandle {
     /// Says whether what was read before its digest was checked turned out damaged; `None` where all
     /// was checked.
     pub doubt: Mutex<Option<Doubt>>,
-    /// What was read ahead past the cache, or a playlist's text: its offset and its bytes.
-    pub window: tokio::sync::Mutex<(u64, bytes::Bytes)>,
+    /// What was read ahead past the cache, or a playlist's text.
+    pub window: tokio::sync::Mutex<Window>,
+}
+
+/// Bytes of a file that the cache does not keep.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// Where they begin.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: bytes::Bytes,
+    /// Digest of all that came in order from the file's beginning, and how far that is.
+    pub hashed: (sha2::Sha256, u64),
 }
 
 /// One name of a listing.
@@ -89,7 +100,7 @@ pub enum Handle {
     /// A file of the upper layer.
     Upper(UpperFile),
     /// A worker's file.
-    Remote(RemoteHandle),
+    Remote(Box<RemoteHandle>),
     /// A directory.
     Dir(DirHandle),
 }

@@ -1,6 +1,9 @@
 //! Open, read, write, release.
 
-use super::{Answer, BeamFs, remote_file};
+use super::{
+    Answer, BeamFs, remote_file,
+    stream::{read_past, read_playlist},
+};
 use crate::{
     binding::HeldFile,
     cache::{FileKey, Got},
@@ -8,28 +11,22 @@ use crate::{
     handle::{Handle, Mode, RemoteHandle, UpperFile},
     inode::{Inode, Node, Passthrough},
     overlay::{read_full, write_full},
-    remote::{FetchError, RemoteFile, SegmentSource},
+    remote::{FetchError, RemoteFile},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fuser::BackingId;
-use futures_util::StreamExt;
 use parking_lot::Mutex;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{FallocateFlags, OFlags, SeekFrom},
     io::Errno,
 };
-use sha2::{Digest as _, Sha256};
 use std::{
     io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-/// Bytes asked for at a time when a file streams past the cache.
-const WINDOW: u64 = 1 << 20;
-/// Largest playlist.
-const MAX_PLAYLIST: usize = 16 << 20;
 /// Longest pause between two attempts of a waiting read.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
@@ -198,7 +195,7 @@ impl BeamFs {
             }
         };
         let mode = mode_of(&access);
-        let handle = self.handles.add(Handle::Remote(RemoteHandle {
+        let handle = self.handles.add(Handle::Remote(Box::new(RemoteHandle {
             inode,
             file,
             held,
@@ -206,7 +203,7 @@ impl BeamFs {
             mode,
             doubt: Mutex::default(),
             window: tokio::sync::Mutex::default(),
-        }));
+        })));
         Ok(Opened {
             handle,
             access,
@@ -324,6 +321,8 @@ impl BeamFs {
                                 return here.read(offset, len).map(Bytes::from);
                             }
                             Ok(Got::Part(bytes, doubt)) => {
+                                // Bytes of an earlier attempt may have been given, too.
+                                remote.certain()?;
                                 *remote.doubt.lock() = Some(doubt);
                                 return Ok(bytes);
                             }
@@ -456,68 +455,4 @@ fn mode_of(access: &Access) -> Mode {
         Access::Cached { .. } => Mode::Cached,
         Access::Direct => Mode::Direct,
     }
-}
-
-/// Reads from a worker past the cache, a window ahead.
-async fn read_past(
-    source: &dyn SegmentSource,
-    remote: &RemoteHandle,
-    offset: u64,
-    len: usize,
-) -> Result<Bytes, FetchError> {
-    let size = remote.file.size();
-    let wanted = (size - offset).min(len as u64);
-    let mut window = remote.window.lock().await;
-    if !covers(&window, offset, wanted) {
-        let ahead = (size - offset).min(wanted.max(WINDOW));
-        let mut body = source.open(&remote.file, Some((offset, ahead))).await?;
-        let mut bytes = BytesMut::with_capacity(ahead as usize);
-        while let Some(chunk) = body.chunks.next().await {
-            bytes.extend_from_slice(&chunk?);
-            if bytes.len() as u64 > ahead {
-                return Err(FetchError::Damaged("too long"));
-            }
-        }
-        if (bytes.len() as u64) < ahead {
-            return Err(FetchError::Unreachable("the range broke off".into()));
-        }
-        *window = (offset, bytes.freeze());
-    }
-    let start = (offset - window.0) as usize;
-    Ok(window.1.slice(start..start + wanted as usize))
-}
-
-fn covers(window: &(u64, Bytes), offset: u64, len: u64) -> bool {
-    offset >= window.0 && offset + len <= window.0 + window.1.len() as u64
-}
-
-/// Reads a playlist: fetched anew when read from its start, so that one reader sees one version.
-async fn read_playlist(
-    source: &dyn SegmentSource,
-    remote: &RemoteHandle,
-    offset: u64,
-    len: usize,
-) -> Result<Bytes, FetchError> {
-    let mut window = remote.window.lock().await;
-    if offset == 0 || window.1.is_empty() {
-        let mut body = source.open(&remote.file, None).await?;
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = body.chunks.next().await {
-            bytes.extend_from_slice(&chunk?);
-            if bytes.len() > MAX_PLAYLIST {
-                return Err(FetchError::Damaged("too long"));
-            }
-        }
-        if let Some(expected) = &body.digest {
-            let digest = Sha256::digest(&bytes);
-            let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            if digest != *expected {
-                return Err(FetchError::Unreachable("the playlist came damaged".into()));
-            }
-        }
-        *window = (0, bytes.freeze());
-    }
-    let start = (offset as usize).min(window.1.len());
-    let end = (start + len).min(window.1.len());
-    Ok(window.1.slice(start..end))
 }

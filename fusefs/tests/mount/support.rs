@@ -100,6 +100,33 @@ pub(crate) struct FakeSession {
     pub(crate) files: Vec<(Segment, Bytes)>,
 }
 
+/// How the content of a file may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// In pieces with pauses.
+    Slow,
+    /// The first half, then the connection is cut.
+    Cut,
+    /// The first half, then nothing more.
+    Stall,
+    /// `Content-Length` and as many bytes, but more than were announced.
+    Longer,
+    /// `Content-Length` and as many bytes, but fewer than were announced.
+    Shorter,
+    /// Too many bytes without `Content-Length`.
+    LongerUnsaid,
+    /// Too few bytes without `Content-Length`.
+    ShorterUnsaid,
+    /// One wrong byte near the beginning.
+    Wrong,
+    /// Another range than was asked for, or the whole file.
+    WrongRange,
+    /// Status 503.
+    Busy,
+    /// Status 500.
+    Failing,
+}
+
 /// What the fake worker has, and how it misbehaves.
 #[derive(Default)]
 pub(crate) struct Fake {
@@ -114,6 +141,8 @@ pub(crate) struct Fake {
     pub(crate) damage: HashMap<String, u32>,
     /// The next so many answers for these files are status 500.
     pub(crate) failures: HashMap<String, u32>,
+    /// The next so many answers for these files have a fault.
+    pub(crate) faults: HashMap<String, (Fault, u32)>,
     /// Only the first half of these files is sent until the gate opens.
     pub(crate) halved: HashSet<String>,
     /// Halves that were sent.
@@ -368,7 +397,7 @@ async fn file(
     Path((session, name)): Path<(Id, FileName)>,
     headers: HeaderMap,
 ) -> Response {
-    let (mut bytes, halved, frozen) = {
+    let (mut bytes, halved, frozen, fault) = {
         let mut fake = shared.fake.lock().unwrap();
         *fake.asked.entry(name.to_string()).or_default() += 1;
         let bearer = headers.get(header::AUTHORIZATION);
@@ -403,14 +432,28 @@ async fn file(
             damaged[0] ^= 1;
             bytes = damaged.into();
         }
-        (bytes, fake.halved.contains(name.as_str()), fake.frozen)
+        let fault = match fake.faults.get_mut(name.as_str()) {
+            Some((fault, times)) if *times > 0 => {
+                *times -= 1;
+                Some(*fault)
+            }
+            _ => None,
+        };
+        let halved = fake.halved.contains(name.as_str());
+        (bytes, halved, fake.frozen, fault)
     };
     if frozen {
         std::future::pending::<()>().await;
     }
     let total = bytes.len();
     let mut answer = Response::builder().header(header::ETAG, format!("\"{name}\""));
-    if let Some(range) = headers.get(header::RANGE) {
+    if fault == Some(Fault::Wrong) {
+        let mut wrong = bytes.to_vec();
+        wrong[10] ^= 1;
+        bytes = wrong.into();
+    }
+    let wrong_range = fault == Some(Fault::WrongRange);
+    if let Some(range) = headers.get(header::RANGE).filter(|_| !wrong_range) {
         let range = range.to_str().unwrap().strip_prefix("bytes=").unwrap();
         let (first, last) = range.split_once('-').unwrap();
         let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
@@ -419,6 +462,9 @@ async fn file(
             header::CONTENT_RANGE,
             format!("bytes {first}-{last}/{total}"),
         );
+    }
+    if let Some(fault) = fault {
+        return faulty(answer, bytes, fault);
     }
     answer = answer.header(header::CONTENT_LENGTH, bytes.len());
     if !halved {
@@ -433,6 +479,55 @@ async fn file(
         Ok(second)
     });
     answer.body(Body::from_stream(parts.chain(rest))).unwrap()
+}
+
+fn faulty(answer: axum::http::response::Builder, bytes: Bytes, fault: Fault) -> Response {
+    let length = bytes.len();
+    let half = bytes.slice(..length / 2);
+    let longer = || Bytes::from([&bytes[..], &bytes[..length.min(100)]].concat());
+    let said = |bytes: &Bytes| bytes.len().to_string();
+    let (length, body) = match fault {
+        Fault::Slow => {
+            let pieces: Vec<Bytes> = bytes.chunks(1 << 16).map(Bytes::copy_from_slice).collect();
+            let pieces = futures_util::stream::iter(pieces).then(|piece| async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Ok::<_, std::io::Error>(piece)
+            });
+            (Some(said(&bytes)), Body::from_stream(pieces))
+        }
+        Fault::Cut => {
+            let cut = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+            // After a pause: what was given before the cut is also sent.
+            let pieces =
+                futures_util::stream::iter([Ok(half), Err(cut)]).then(|piece| async move {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    piece
+                });
+            (Some(said(&bytes)), Body::from_stream(pieces))
+        }
+        Fault::Stall => {
+            let pieces = futures_util::stream::iter([Ok::<_, std::io::Error>(half)]);
+            let pieces = pieces.chain(futures_util::stream::pending());
+            (Some(said(&bytes)), Body::from_stream(pieces))
+        }
+        Fault::Longer => (Some(said(&longer())), Body::from(longer())),
+        Fault::Shorter => (Some(said(&half)), Body::from(half)),
+        Fault::LongerUnsaid => (None, unsaid(longer())),
+        Fault::ShorterUnsaid => (None, unsaid(half)),
+        Fault::Wrong | Fault::WrongRange => (Some(said(&bytes)), Body::from(bytes)),
+        Fault::Busy => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Fault::Failing => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    };
+    match length {
+        Some(length) => answer.header(header::CONTENT_LENGTH, length).body(body),
+        None => answer.body(body),
+    }
+    .unwrap()
+}
+
+/// A body that comes in chunks, without its length in the header.
+fn unsaid(bytes: Bytes) -> Body {
+    Body::from_stream(futures_util::stream::iter([Ok::<_, std::io::Error>(bytes)]))
 }
 
 async fn events(State(shared): App) -> Response {
@@ -529,20 +624,24 @@ impl Env {
 
     /// The announcement's wait, as the cartridge does it.
     pub(crate) fn wait_held(&self, dir: &str, name: &str) -> Result<String, Errno> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            match get_attribute(&self.path(dir), &format!("{XATTR_HELD}.{name}")) {
-                Err(Errno::AGAIN | Errno::BUSY) => {
-                    assert!(Instant::now() < deadline, "{name} is never held")
-                }
-                other => return other,
-            }
-        }
+        wait_held(&self.path(dir), name)
     }
 
     pub(crate) fn cache_usage(&self) -> plexbeam_api::mount::CacheUsage {
         let json = get_attribute(&self.path(""), XATTR_CACHE).unwrap();
         serde_json::from_str(&json).unwrap()
+    }
+}
+
+pub(crate) fn wait_held(dir: &std::path::Path, name: &str) -> Result<String, Errno> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match get_attribute(dir, &format!("{XATTR_HELD}.{name}")) {
+            Err(Errno::AGAIN | Errno::BUSY) => {
+                assert!(Instant::now() < deadline, "{name} is never held")
+            }
+            other => return other,
+        }
     }
 }
 

@@ -201,3 +201,9 @@ fn posix_calls_and_their_errors_are_as_pjdfstest_wants_them() {
         println!("left out {number} times: *{end} ({reason})");
     }
 }
+
+#[test]
+#[ignore = "long; run by make torture"]
+fn two_hundred_sessions_share_64_mib() {
+    crate::crowd::two_hundred_sessions();
+}
