@@ -16,7 +16,7 @@ CARGO ?= cargo
 STAMP := target/.setup
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help setup setup-browser build test golden lint demo bench torture cartridge-static clean-media
+.PHONY: help setup setup-browser build test golden lint demo corpus bench torture cartridge-static clean-media
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -67,6 +67,9 @@ lint: setup ## Formatting, clippy and documentation, warnings denied.
 
 demo: setup ## Play a film through worker, mount and cartridge (MEDIA=/path to take your own).
 	tests/demo.sh
+
+corpus: build ## Judge all recorded command lines and their like against ffmpeg (CORPUS="names" for some).
+	"$${CARGO_TARGET_DIR:-target}/debug/corpus" $(CORPUS)
 
 bench: setup ## Print ratios against ffmpeg and compare them with the baseline.
 	tests/bench.sh

@@ -11,9 +11,10 @@ mod fake;
 mod hls;
 mod keys;
 mod killed;
-mod kit;
 mod local;
 mod play;
 mod route;
 mod side;
 mod throttle;
+
+use plexbeam_tests::kit;

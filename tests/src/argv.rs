@@ -126,6 +126,10 @@ pub struct Shape {
     pub side: Option<Side>,
     /// Streams of the main output.
     pub streams: usize,
+    /// The input's stream that becomes the picture, as ffmpeg's `-map` reads it (`0:0`, `0:#0x01`).
+    pub picture: String,
+    /// The input's stream that becomes the sound.
+    pub sound: Option<String>,
 }
 
 impl Shape {
@@ -270,6 +274,7 @@ impl Line {
         } else {
             end
         };
+        let sources = self.sources(&after[..end]);
         Ok(Shape {
             packaging,
             seconds,
@@ -281,6 +286,8 @@ impl Line {
             job,
             side: self.side(self.last_input() + end),
             streams: after[..end].iter().filter(|a| *a == "-map").count(),
+            picture: sources.first().cloned().unwrap_or_else(|| "0:0".to_owned()),
+            sound: sources.get(1).cloned(),
         })
     }
 
@@ -301,6 +308,44 @@ impl Line {
             rows: number("-segment_list_size") as usize,
             separate: value("-segment_list_separate_stream_times") == Some("1"),
         })
+    }
+
+    /// The inputs' streams that the main output maps, directly or through a graph that begins with
+    /// one, in order.
+    fn sources(&self, output: &[String]) -> Vec<String> {
+        let mut sources = Vec::new();
+        let graphs: Vec<&String> = self
+            .argv
+            .windows(2)
+            .filter(|w| w[0] == "-filter_complex")
+            .map(|w| &w[1])
+            .collect();
+        for map in output.windows(2).filter(|w| w[0] == "-map").map(|w| &w[1]) {
+            if !map.starts_with('[') {
+                sources.push(map.clone());
+                continue;
+            }
+            // The graph that ends in this label; its first label is where it begins.
+            let graph = graphs.iter().find(|g| g.trim_end().ends_with(map.as_str()));
+            let begin = graph.and_then(|g| g.trim_start().strip_prefix('[')?.split(']').next());
+            sources.extend(begin.map(str::to_owned));
+        }
+        sources
+    }
+
+    /// Text of the filter graph that begins with this stream of an input, without that label and
+    /// without the label that it ends in.
+    pub fn graph(&self, source: &str) -> Option<&str> {
+        let begin = format!("[{source}]");
+        self.argv
+            .windows(2)
+            .filter(|w| w[0] == "-filter_complex")
+            .find_map(|w| w[1].trim().strip_prefix(begin.as_str()))
+            .map(|rest| match rest.rfind('[') {
+                Some(at) if rest.ends_with(']') => &rest[..at],
+                _ => rest,
+            })
+            .map(str::trim)
     }
 
     /// The line with other values of PMS put in; the media path becomes an `OsString` untouched.

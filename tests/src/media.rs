@@ -145,6 +145,34 @@ pub fn srt_text(seconds: u32) -> String {
 impl Film {
     /// The clip with these parameters.
     pub fn clip(&self) -> Clip {
+        self.with_picture(None)
+    }
+
+    /// The clip continued to `seconds` or a little more: its picture's packets over and over, a whole
+    /// number of times, sound and texts made for the whole length, so that nothing jumps where the
+    /// picture begins anew.
+    #[track_caller]
+    pub fn continued(&self, seconds: f64) -> Clip {
+        let picture = Film {
+            audio: Vec::new(),
+            subtitles: Vec::new(),
+            attachments: false,
+            container: "mkv",
+            ..self.clone()
+        };
+        let picture = picture.clip().path();
+        let once = crate::probe::duration(&picture);
+        let times = (seconds / once).ceil();
+        let seconds = times * once;
+        Film {
+            seconds,
+            ..self.clone()
+        }
+        .with_picture(Some((&picture, times as u32)))
+    }
+
+    /// The clip, with its video copied so many times from a file where there is one.
+    fn with_picture(&self, copied: Option<(&Path, u32)>) -> Clip {
         let mut args: Vec<String> = Vec::new();
         let mut texts = Vec::new();
         let add = |args: &mut Vec<String>, list: &[&str]| {
@@ -160,7 +188,14 @@ impl Film {
             "testsrc2=size={width}x{height}:rate={}:duration={video_seconds}",
             self.rate
         );
-        add(&mut args, &["-f", "lavfi", "-i", &picture]);
+        match copied {
+            Some((file, times)) => {
+                let again = times.saturating_sub(1).to_string();
+                let file = file.to_str().expect("cache path is UTF-8");
+                add(&mut args, &["-stream_loop", &again, "-i", file]);
+            }
+            None => add(&mut args, &["-f", "lavfi", "-i", &picture]),
+        }
         for track in &self.audio {
             let sound = format!(
                 "sine=frequency={}:sample_rate=48000:duration={seconds}",
@@ -179,15 +214,14 @@ impl Film {
         for n in 0..self.audio.len() + self.subtitles.len() {
             add(&mut args, &["-map", &format!("{}:0", n + 1)]);
         }
-        add(&mut args, &["-c:v"]);
-        add(&mut args, &self.video);
-        add(
-            &mut args,
-            &[
-                "-force_key_frames",
-                &format!("expr:gte(t,n_forced*{})", self.gop),
-            ],
-        );
+        if copied.is_some() {
+            add(&mut args, &["-c:v", "copy"]);
+        } else {
+            add(&mut args, &["-c:v"]);
+            add(&mut args, &self.video);
+            let keys = format!("expr:gte(t,n_forced*{})", self.gop);
+            add(&mut args, &["-force_key_frames", &keys]);
+        }
         for (n, track) in self.audio.iter().enumerate() {
             let channels = track.channels.to_string();
             add(&mut args, &[&format!("-c:a:{n}"), track.codec]);
@@ -220,7 +254,10 @@ impl Film {
             add(&mut args, &["-metadata:s:t:1", "mimetype=image/jpeg"]);
             add(&mut args, &["-metadata:s:t:1", "filename=cover.jpg"]);
         }
-        add(&mut args, &["-t", &seconds]);
+        // Packets are left out by their decoding time: a copy would lose pictures of the last second.
+        if copied.is_none() {
+            add(&mut args, &["-t", &seconds]);
+        }
         let label = format!(
             "{width}x{height}-{}-gop{}-{}s",
             self.video[0], self.gop, self.seconds

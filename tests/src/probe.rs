@@ -160,8 +160,18 @@ const PACKET: &str = "packet=stream_index,codec_type,pts,pts_time,dts_time,durat
 /// The packets of a file; `select` as ffprobe's `-select_streams` (`v:0`), or all.
 #[track_caller]
 pub fn packets(path: &Path, select: Option<&str>) -> Vec<Packet> {
+    packets_from(path, select, 0.0)
+}
+
+/// As [`packets`], from the key at or before `from` seconds on.
+#[track_caller]
+pub fn packets_from(path: &Path, select: Option<&str>, from: f64) -> Vec<Packet> {
     let path = path.to_str().expect("UTF-8 path");
     let mut args = vec!["-show_entries", PACKET];
+    let interval = format!("{from}%");
+    if from > 0.0 {
+        args.extend(["-read_intervals", &interval]);
+    }
     if let Some(select) = select {
         args.extend(["-select_streams", select]);
     }
@@ -195,6 +205,12 @@ pub fn decode_complaint(bytes: &[u8]) -> Option<String> {
         "0:v?",
         "-map",
         "0:a?",
+        // Times as they are: ticks of a guessed frame rate would make equal times of Matroska's
+        // rounded ones.
+        "-fps_mode",
+        "passthrough",
+        "-enc_time_base",
+        "-1",
         "-f",
         "null",
         "-",
@@ -296,6 +312,24 @@ pub fn start_time(path: &Path) -> f64 {
         .trim()
         .parse()
         .unwrap_or(0.0)
+}
+
+/// Pixel format of the first video stream, e.g. `yuv420p10le`; empty when there is none.
+#[track_caller]
+pub fn pixel_format(path: &Path) -> String {
+    let args = [
+        "-v",
+        "error",
+        "-select_streams",
+        "v:0",
+        "-show_entries",
+        "stream=pix_fmt",
+        "-of",
+        "csv=p=0",
+    ];
+    let path = path.to_str().expect("UTF-8 path");
+    let output = run("ffprobe", &[&args[..], &[path]].concat(), None);
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// Sample rate of the first audio stream when it is AAC, whose frames are 1024 samples.

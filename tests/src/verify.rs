@@ -1,11 +1,14 @@
 //! The checks of a whole play: what a client got, against what `ffmpeg` and `ffprobe` say of the
 //! film. Every check collects its findings, so that one run tells all that is wrong.
 //!
-//! [`mod@reference`] is what must come out, [`dash`] and [`segments`] look at what did.
+//! [`mod@reference`] is what must come out, [`dash`] and [`segments`] look at what did, [`likeness`]
+//! compares picture and sound.
 
 pub mod dash;
+pub mod likeness;
 pub mod reference;
 pub mod segments;
+mod settings;
 
 use crate::{
     argv::{Packaging, Shape},

@@ -11,18 +11,7 @@ use std::path::Path;
 pub fn encoded(film: &Path, shape: &Shape) -> Vec<(f64, bool)> {
     let work = tempfile::tempdir().expect("a temporary directory");
     let out = work.path().join("reference.nut");
-    let length = probe::duration(film);
-    let steps = (length / shape.seconds).ceil() as u32;
-    // The times of the frames meant, since ffmpeg rounds other times to the nearest frame.
-    let keys: Vec<String> = (0..=steps)
-        .map(|n| f64::from(n) * shape.seconds)
-        .map(|due| match shape.rate {
-            Some(rate) => (due * rate - 1e-6).ceil() / rate,
-            None => due,
-        })
-        .map(|time| format!("{time:.6}"))
-        .collect();
-    let keys = keys.join(",");
+    let keys = key_times(film, shape);
     let rate = shape.rate.map(|r| format!("{r}"));
     let mut args = vec![
         "-copyts",
@@ -30,7 +19,7 @@ pub fn encoded(film: &Path, shape: &Shape) -> Vec<(f64, bool)> {
         "-i",
         film.to_str().expect("UTF-8 path"),
         "-map",
-        "0:v:0",
+        &shape.picture,
         "-vf",
         "scale=64:36",
         "-c:v",
@@ -61,6 +50,22 @@ pub fn encoded(film: &Path, shape: &Shape) -> Vec<(f64, bool)> {
         .collect()
 }
 
+/// The absolute list of keys for `-force_key_frames`: the first frame at or after each multiple of D.
+#[track_caller]
+pub fn key_times(film: &Path, shape: &Shape) -> String {
+    let steps = (probe::duration(film) / shape.seconds).ceil() as u32;
+    // The times of the frames meant, since ffmpeg rounds other times to the nearest frame.
+    let keys: Vec<String> = (0..=steps)
+        .map(|n| f64::from(n) * shape.seconds)
+        .map(|due| match shape.rate {
+            Some(rate) => (due * rate - 1e-6).ceil() / rate,
+            None => due,
+        })
+        .map(|time| format!("{time:.6}"))
+        .collect();
+    keys.join(",")
+}
+
 /// Packets as (time, key) in order of presentation, `start` subtracted.
 pub fn presented(packets: &[probe::Packet], start: f64) -> Vec<(f64, bool)> {
     let mut frames: Vec<(f64, bool)> = packets
@@ -74,9 +79,13 @@ pub fn presented(packets: &[probe::Packet], start: f64) -> Vec<(f64, bool)> {
 /// Frames of copied video: all of the film's from the key at or before the seek on.
 #[track_caller]
 pub fn copied(film: &Path, shape: &Shape) -> Vec<(f64, bool)> {
-    let packets = probe::packets(film, Some("v:0"));
-    let frames = presented(&packets, film_start(film));
+    // ffprobe's word for the stream has no input number.
+    let own = shape.picture.split_once(':').map_or("v:0", |(_, s)| s);
     let seek = shape.seek.unwrap_or(0.0);
+    let start = film_start(film);
+    // A long film is read from the key that lies well before the seek.
+    let packets = probe::packets_from(film, Some(own), (start + seek - 30.0).max(0.0));
+    let frames = presented(&packets, start);
     let from = frames
         .iter()
         .rev()

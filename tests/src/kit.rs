@@ -1,6 +1,6 @@
 //! What most tests need: a worker, a mount over it, and plays through the real cartridge.
 
-use plexbeam_tests::{
+use crate::{
     TestEnv,
     argv::Line,
     env::{Mount, Worker, program},
@@ -10,20 +10,25 @@ use plexbeam_tests::{
 use std::path::{Path, PathBuf};
 
 /// Worker and mount in an environment of their own. Fields are dropped in this order.
-pub(crate) struct Stage {
-    pub(crate) mount: Mount,
-    pub(crate) worker: Worker,
-    pub(crate) env: TestEnv,
+pub struct Stage {
+    /// The mount over the worker.
+    pub mount: Mount,
+    /// The worker.
+    pub worker: Worker,
+    /// Where both live.
+    pub env: TestEnv,
 }
 
 impl Stage {
+    /// With the programs' usual settings; `name` tells directories apart for people.
     #[track_caller]
-    pub(crate) fn new(name: &str) -> Stage {
+    pub fn new(name: &str) -> Stage {
         Stage::with(name, &[], &[])
     }
 
+    /// With further flags for worker and mount.
     #[track_caller]
-    pub(crate) fn with(name: &str, worker: &[&str], mount: &[&str]) -> Stage {
+    pub fn with(name: &str, worker: &[&str], mount: &[&str]) -> Stage {
         let env = TestEnv::new(name);
         let worker = env.worker(worker);
         let mount = env.mount(&[&worker], mount);
@@ -31,7 +36,7 @@ impl Stage {
     }
 
     /// A play of `media`; video copies are sent to the worker too.
-    pub(crate) fn play(&self, line: Line, media: &Path) -> Play<'static> {
+    pub fn play(&self, line: Line, media: &Path) -> Play<'static> {
         let mut play = Play::new(
             &self.mount.point,
             &program("plexbeam-cartridge"),
@@ -50,13 +55,13 @@ impl Stage {
     }
 
     /// Where a started original would have written itself down.
-    pub(crate) fn original(&self) -> PathBuf {
+    pub fn original(&self) -> PathBuf {
         record(&self.env)
     }
 
     /// Plays and checks all: no fault, not run locally, and every check of [`verify`].
     #[track_caller]
-    pub(crate) fn check(&self, play: &Play<'_>) -> Report {
+    pub fn check(&self, play: &Play<'_>) -> Report {
         let report = self.clean(play);
         verify::play(&report, &play.media);
         report
@@ -64,7 +69,7 @@ impl Stage {
 
     /// Plays and checks that PMS saw no fault and that the worker did it.
     #[track_caller]
-    pub(crate) fn clean(&self, play: &Play<'_>) -> Report {
+    pub fn clean(&self, play: &Play<'_>) -> Report {
         let report = fake_pms::play(play).unwrap_or_else(|e| panic!("{e}"));
         let log = cartridge_log(&self.env);
         assert!(
@@ -82,7 +87,7 @@ impl Stage {
 }
 
 /// The cartridge's settings in an environment.
-pub(crate) fn cartridge_env(env: &TestEnv, workers: &str) -> Vec<(&'static str, String)> {
+pub fn cartridge_env(env: &TestEnv, workers: &str) -> Vec<(&'static str, String)> {
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     vec![
         ("PLEXBEAM_WORKERS", workers.to_owned()),
@@ -99,7 +104,7 @@ fn record(env: &TestEnv) -> PathBuf {
 }
 
 /// Ends of the cartridge's log files.
-pub(crate) fn cartridge_log(env: &TestEnv) -> String {
+pub fn cartridge_log(env: &TestEnv) -> String {
     let mut text = String::new();
     let mut folders = vec![env.dir("cartridge-log")];
     while let Some(folder) = folders.pop() {
@@ -110,7 +115,7 @@ pub(crate) fn cartridge_log(env: &TestEnv) -> String {
                 continue;
             }
             text.push_str(&format!("-- {}\n", path.display()));
-            text.push_str(&plexbeam_tests::env::tail(&path));
+            text.push_str(&crate::env::tail(&path));
         }
     }
     text
