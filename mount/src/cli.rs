@@ -92,6 +92,10 @@ pub(crate) struct CliArgs {
     )]
     export_media: Option<SocketAddr>,
 
+    /// Copy all bytes by hand also where the kernel can pass files through
+    #[arg(long, env = "PLEXBEAM_NO_PASSTHROUGH", help_heading = "Process")]
+    no_passthrough: bool,
+
     /// Let other users than the mounting one use the mount
     #[arg(long, env = "PLEXBEAM_ALLOW_OTHER", help_heading = "Process")]
     allow_other: bool,
@@ -252,6 +256,7 @@ impl CliArgs {
         FsConfig {
             backing: self.backing.as_deref().map(absolute),
             allow_other: self.allow_other,
+            passthrough: !self.no_passthrough,
             read_deadline: self.read_deadline.0,
             cache: CacheConfig {
                 dir: self.cache_dir.as_deref().map(absolute),
