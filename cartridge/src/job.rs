@@ -190,6 +190,8 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
         time: time_policy(&line)?,
         lease: LeasePolicy::CARTRIDGE,
         hw_accel: HwAccel::Auto,
+        burn_in: Vec::new(),
+        fonts: Vec::new(),
         resume: None,
         argv: words
             .iter()

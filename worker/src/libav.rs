@@ -13,6 +13,7 @@
     reason = "the C types of libav's constants differ between its versions"
 )]
 
+pub mod ass;
 pub mod bsf;
 pub mod codec;
 pub mod filter;
@@ -28,7 +29,7 @@ pub use codec::{AudioSettings, Decoder, Encoder, Received, VideoSettings};
 pub use filter::Graph;
 pub use format::{ByteSource, Input, OpenOptions, StreamInfo};
 pub use mux::Muxer;
-pub use packet::{Frame, Packet, Params, Transfer};
+pub use packet::{Frame, Layout420, Matrix, Packet, Params, Transfer};
 
 use ffmpeg_next::ffi;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -208,6 +209,32 @@ pub fn parse_frame_rate(value: &str) -> Option<Rational> {
     // SAFETY: the text is terminated, the result ours.
     let code = unsafe { ffi::av_parse_video_rate(&mut rate, c(value).as_ptr()) };
     (code >= 0 && rate.num > 0 && rate.den > 0).then_some(rate)
+}
+
+/// Value of an arithmetic expression in libav's syntax; `None` where it is none or has none.
+pub fn evaluate(expression: &str, variables: &[(&str, f64)]) -> Option<f64> {
+    let names: Vec<_> = variables.iter().map(|(name, _)| c(name)).collect();
+    let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    let values: Vec<f64> = variables.iter().map(|(_, value)| *value).collect();
+    let mut result = f64::NAN;
+    // SAFETY: the names end with a null, there are as many values, and all live during the call.
+    let code = unsafe {
+        ffi::av_expr_parse_and_eval(
+            &mut result,
+            c(expression).as_ptr(),
+            pointers.as_ptr(),
+            values.as_ptr(),
+            std::ptr::null(),
+            std::ptr::null(),
+            std::ptr::null(),
+            std::ptr::null(),
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        )
+    };
+    (code >= 0 && result.is_finite()).then_some(result)
 }
 
 /// libav's short name of a codec id.

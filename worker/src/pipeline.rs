@@ -4,18 +4,24 @@
 //! demux (one per input) -> [packets] -> decode + filter -> [frames] -> encode \
 //!                       -> [packets] -> audio: decode, filter, encode ---------> [made] -> cut
 //!                       -> subtitle and copied packets ------------------------/
+//!                       -> [subtitles to be drawn] -> filter
 //! ```
 //! Queues are bounded; the last thread, the caller's own, takes from one queue only and never waits
 //! for a certain stream, so that no circle of full queues can form. Back pressure starts at
 //! [`Sink::publish`]. The first failure wins, stops all stages and is the job's result.
 
 mod audio;
+mod blend;
+mod burn;
 mod cut;
 mod demux;
 mod describe;
 mod encode;
+mod feed;
+mod font;
 mod lane;
 mod names;
+mod overlay;
 mod package;
 mod report;
 mod resolve;
@@ -298,16 +304,15 @@ pub fn run(
                         stream: s,
                     },
                 };
-                let (input, index) = (stream.input, stream.index);
-                let source = &resolved.inputs[input].input.streams[index];
-                let route = match stream.start(scope, &shared, source, &facts, outlet) {
-                    Ok(route) => route,
-                    Err(problem) => {
-                        shared.fail(problem);
-                        continue;
+                let source = &resolved.inputs[stream.input].input.streams[stream.index];
+                match stream.start(scope, &shared, source, &facts, outlet) {
+                    Ok(started) => {
+                        for (input, index, target) in started {
+                            routes[input].push(demux::Route::new(index, target));
+                        }
                     }
-                };
-                routes[input].push(demux::Route::new(index, route));
+                    Err(problem) => shared.fail(problem),
+                }
             }
         }
         drop(made);

@@ -11,9 +11,10 @@ mod options;
 mod software;
 
 use crate::libav;
+use operation::{BurnText, Operation};
 use plexbeam_api::{
     API_VERSION, JobSpec, Kind, Problem,
-    job::{CodecSpec, Location, MAX_INLINE_BYTES, Packaging, Source},
+    job::{CodecSpec, Location, MAX_INLINE_BYTES, Packaging, Source, StreamSelector},
     segment::MediaKind,
 };
 
@@ -42,12 +43,33 @@ pub enum Light {
 pub enum Stage {
     /// Filter text for libav with one input and one output.
     Filters(String),
+    /// Text subtitles drawn on pictures in memory, of 4:2:0 in 8 or 10 bits.
+    Text(Box<BurnText>),
+    /// Picture subtitles drawn on such pictures.
+    Pictures(Box<Pictures>),
+}
+
+/// Picture subtitles as [`Stage::Pictures`] draws them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pictures {
+    /// Which input of the job.
+    pub input: u32,
+    /// Which of its streams.
+    pub select: StreamSelector,
+    /// Filter text for the canvas; empty for none.
+    pub chain: String,
+    /// Left edge: an expression of libav's `overlay` in `W`, `H`, `w`, `h`.
+    pub x: String,
+    /// Upper edge, likewise.
+    pub y: String,
 }
 
 impl std::fmt::Display for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Stage::Filters(text) => f.write_str(text),
+            Stage::Text(_) => f.write_str("(text)"),
+            Stage::Pictures(_) => f.write_str("(pictures)"),
         }
     }
 }
@@ -313,7 +335,7 @@ fn check_side_outputs(spec: &JobSpec) -> Result<(), Problem> {
 }
 
 fn check_inputs(spec: &JobSpec) -> Result<(), Problem> {
-    let mut inline = 0;
+    let mut inline: usize = spec.fonts.iter().map(|font| font.data.len()).sum();
     for (i, input) in spec.inputs.iter().enumerate() {
         if input.locations.is_empty() {
             return Err(
@@ -390,6 +412,22 @@ fn check_codec(
         MediaKind::Video => {
             let line = operation::read(&spec.graphs, label)?;
             known(line.input)?;
+            for operation in &line.operations {
+                match operation {
+                    Operation::Overlay(overlay) => known(overlay.line.input)?,
+                    Operation::BurnText(burn) => match spec.burn_in.get(burn.source) {
+                        Some(from) => known(from.input)?,
+                        None => {
+                            return Err(Problem::new(
+                                Kind::InvalidArgument,
+                                "`inlineass` has no stream in `burn_in`",
+                            )
+                            .at("burn_in"));
+                        }
+                    },
+                    _ => {}
+                }
+            }
             // What an SDR source skips must be possible, too.
             let source = VideoSource {
                 depth: 10,

@@ -22,6 +22,14 @@ pub struct JobSpec {
     /// Filter graphs as in `-filter_complex`: inputs `[0:1]` or `[0:#0x01]`, labels unique over all.
     #[serde(default)]
     pub graphs: Vec<String>,
+    /// `-map_inlineass`: the subtitle streams that the graphs' `inlineass` filters draw, in the
+    /// order in which the filters stand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub burn_in: Vec<BurnSource>,
+    /// Fonts of the Plex host that a graph names, up to [`MAX_INLINE_BYTES`] together with the side
+    /// inputs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fonts: Vec<FontFile>,
     /// Outputs; each has its own packaging.
     pub outputs: Vec<OutputSpec>,
     /// How input times become output times.
@@ -125,6 +133,27 @@ pub enum StreamSelector {
         /// Which of that kind, counted from 0; `None` for all.
         nth: Option<u32>,
     },
+}
+
+/// A subtitle stream that is drawn on the picture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BurnSource {
+    /// Which input.
+    pub input: u32,
+    /// Which of its streams.
+    pub select: StreamSelector,
+}
+
+/// A font that travels with the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FontFile {
+    /// Where it lies on the Plex host, as the graph writes it.
+    pub path: String,
+    /// Content, base64 (RFC 4648 with padding).
+    #[serde(with = "base64_bytes")]
+    pub data: Vec<u8>,
 }
 
 /// One output.

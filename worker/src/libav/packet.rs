@@ -326,6 +326,113 @@ impl Frame {
         self.get().sample_aspect_ratio
     }
 
+    /// How the pixels lie, for formats that can be drawn on.
+    pub fn layout_420(&self) -> Option<Layout420> {
+        use ffi::AVPixelFormat as Pixel;
+        let is = |format: Pixel| self.format() == format as i32;
+        let (interleaved, depth, shift) = match () {
+            () if is(Pixel::AV_PIX_FMT_YUV420P) => (false, 8, 0),
+            () if is(Pixel::AV_PIX_FMT_NV12) => (true, 8, 0),
+            () if is(Pixel::AV_PIX_FMT_YUV420P10LE) => (false, 10, 0),
+            () if is(Pixel::AV_PIX_FMT_P010LE) => (true, 10, 6),
+            () => return None,
+        };
+        Some(Layout420 {
+            interleaved,
+            depth,
+            shift,
+        })
+    }
+
+    /// Matrix of the Y'CbCr values; what is not marked is told by its size, as players do.
+    pub fn matrix(&self) -> Matrix {
+        use ffi::AVColorSpace as Space;
+        match self.get().colorspace {
+            Space::AVCOL_SPC_BT709 => Matrix::Bt709,
+            Space::AVCOL_SPC_BT2020_NCL | Space::AVCOL_SPC_BT2020_CL => Matrix::Bt2020,
+            Space::AVCOL_SPC_UNSPECIFIED if self.height() > 576 => Matrix::Bt709,
+            _ => Matrix::Bt601,
+        }
+    }
+
+    /// Values use all codes ("PC range") instead of 16 to 235.
+    pub fn is_full_range(&self) -> bool {
+        self.get().color_range == ffi::AVColorRange::AVCOL_RANGE_JPEG
+    }
+
+    /// Makes the pixels ours alone, so that they may be changed.
+    pub fn make_writable(&mut self) -> Result<()> {
+        // SAFETY: valid frame, borrowed mutably; shared buffers are copied.
+        check("frame", unsafe { ffi::av_frame_make_writable(self.0) }).map(|_| ())
+    }
+
+    /// A plane's bytes and the bytes from row to row, after [`Frame::make_writable`]. `None` for
+    /// one that does not exist or lies upside down.
+    pub fn plane_mut(&mut self, plane: usize) -> Option<(&mut [u8], usize)> {
+        let frame = self.get();
+        let data = *frame.data.get(plane)?;
+        let stride = usize::try_from(frame.linesize[plane]).ok()?;
+        let height = usize::try_from(frame.height).ok()?;
+        let rows = if plane == 0 {
+            height
+        } else {
+            height.div_ceil(2)
+        };
+        // SAFETY: valid frame.
+        let writable = unsafe { ffi::av_frame_is_writable(self.0) } > 0;
+        if data.is_null() || stride == 0 || !writable || self.layout_420().is_none() {
+            return None;
+        }
+        // SAFETY: planes of a 4:2:0 frame have as many rows of `linesize` bytes; the buffer is ours
+        // alone (checked) and borrowed mutably.
+        Some((
+            unsafe { std::slice::from_raw_parts_mut(data, stride * rows) },
+            stride,
+        ))
+    }
+
+    /// A picture of these pixels, rows of `width` each, in BGRA.
+    pub fn from_bgra(width: usize, pixels: &[[u8; 4]]) -> Result<Self> {
+        let height = pixels.len() / width.max(1);
+        let frame = Frame::new()?;
+        // SAFETY: format and size are set before the buffer is asked for; each row is copied into
+        // `width * 4` bytes of its own, which is at most `linesize`.
+        unsafe {
+            (*frame.0).format = ffi::AVPixelFormat::AV_PIX_FMT_BGRA as i32;
+            (*frame.0).width = width as i32;
+            (*frame.0).height = height as i32;
+            check("picture", ffi::av_frame_get_buffer(frame.0, 0))?;
+            for (at, row) in pixels.chunks_exact(width.max(1)).enumerate() {
+                let to = (*frame.0).data[0].add(at * (*frame.0).linesize[0] as usize);
+                std::ptr::copy_nonoverlapping(row.as_ptr().cast(), to, width * 4);
+            }
+        }
+        Ok(frame)
+    }
+
+    /// The pixels of a picture in BGRA, rows of its width each; `None` for another format.
+    pub fn to_bgra(&self) -> Option<Vec<[u8; 4]>> {
+        let frame = self.get();
+        let (width, height) = (
+            usize::try_from(frame.width).ok()?,
+            frame.height.max(0) as usize,
+        );
+        if frame.format != ffi::AVPixelFormat::AV_PIX_FMT_BGRA as i32 || frame.data[0].is_null() {
+            return None;
+        }
+        let mut pixels = Vec::with_capacity(width * height);
+        for row in 0..height {
+            // SAFETY: a BGRA frame has `height` rows of at least `width * 4` bytes, `linesize`
+            // (which may be negative) apart.
+            let row = unsafe {
+                let from = frame.data[0].offset(row as isize * frame.linesize[0] as isize);
+                std::slice::from_raw_parts(from, width * 4)
+            };
+            pixels.extend(row.chunks_exact(4).map(|p| [p[0], p[1], p[2], p[3]]));
+        }
+        Some(pixels)
+    }
+
     /// Samples per channel.
     pub fn samples(&self) -> usize {
         self.get().nb_samples.max(0) as usize
@@ -377,6 +484,28 @@ impl Drop for Frame {
         // SAFETY: ours alone.
         unsafe { ffi::av_frame_free(&mut self.0) };
     }
+}
+
+/// How the samples of a 4:2:0 picture lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout420 {
+    /// Cb and Cr alternate in one plane.
+    pub interleaved: bool,
+    /// Bits per sample; above 8 a sample is two bytes, little endian.
+    pub depth: u32,
+    /// Zero bits below the sample.
+    pub shift: u32,
+}
+
+/// Matrix between R'G'B' and Y'CbCr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matrix {
+    /// SD.
+    Bt601,
+    /// HD.
+    Bt709,
+    /// UHD and HDR.
+    Bt2020,
 }
 
 /// How code values become light.
@@ -533,6 +662,21 @@ impl Params {
                 .as_ref()
                 .map_or(self.bit_depth(), |d| d.comp[0].depth.max(0) as u32)
         }
+    }
+
+    /// A subtitle of pictures, not of text.
+    pub fn is_picture_subtitle(&self) -> bool {
+        // SAFETY: static table entry or null.
+        let descriptor = unsafe { ffi::avcodec_descriptor_get(self.codec_id()).as_ref() };
+        descriptor.is_some_and(|d| d.props & ffi::AV_CODEC_PROP_BITMAP_SUB as i32 != 0)
+    }
+
+    /// A subtitle with styles of its own.
+    pub fn is_ass(&self) -> bool {
+        matches!(
+            self.codec_id(),
+            super::CodecId::AV_CODEC_ID_ASS | super::CodecId::AV_CODEC_ID_SSA
+        )
     }
 
     /// How code values become light; `None` when the stream does not say.

@@ -1,6 +1,9 @@
 //! Reading an input: seek, shift times onto the title's timeline, hand packets to their lanes.
 
-use super::{Feed, Outlet, Pacer, Ready, Shared, av, resolve::OpenInput, subtitle::SubtitleLane};
+use super::{
+    Feed, Outlet, Pacer, Ready, Shared, av, burn::SUBTITLE_LEAD_US, feed::Inlet,
+    resolve::OpenInput, subtitle::SubtitleLane,
+};
 use crate::libav::{MICROS, MediaType, NOPTS, Packet, Rational, rescale};
 use plexbeam_api::{Kind, Problem, segment::MediaKind};
 use std::sync::{atomic::Ordering, mpsc::SyncSender};
@@ -11,7 +14,12 @@ pub(super) enum Target {
     Audio(SyncSender<Feed>),
     Copy(Box<CopyLane>),
     Subtitle(Box<SubtitleLane>),
-    Attachment { outlet: Outlet, ready: Box<Ready> },
+    /// Subtitles that are drawn on pictures.
+    Burn(Inlet),
+    Attachment {
+        outlet: Outlet,
+        ready: Box<Ready>,
+    },
 }
 
 /// A stream of this input and its target.
@@ -38,7 +46,9 @@ impl Route {
             Target::Audio(queue) => queue.send(Feed::Until(time_us)).is_ok(),
             Target::Copy(lane) if lane.media != MediaKind::Video => lane.outlet.until(time_us),
             Target::Subtitle(lane) => lane.until(time_us),
-            Target::Copy(_) | Target::Video(_) | Target::Attachment { .. } => true,
+            Target::Copy(_) | Target::Video(_) | Target::Burn(_) | Target::Attachment { .. } => {
+                true
+            }
         }
     }
 
@@ -47,9 +57,11 @@ impl Route {
         match &self.to {
             Target::Subtitle(_) => SUBTITLE_SILENCE_US,
             Target::Copy(lane) if lane.media == MediaKind::Subtitle => SUBTITLE_SILENCE_US,
-            Target::Copy(_) | Target::Video(_) | Target::Audio(_) | Target::Attachment { .. } => {
-                SILENCE_US
-            }
+            Target::Copy(_)
+            | Target::Video(_)
+            | Target::Audio(_)
+            | Target::Burn(_)
+            | Target::Attachment { .. } => SILENCE_US,
         }
     }
 }
@@ -169,7 +181,9 @@ pub(super) fn run(
                 .take()
                 .is_none_or(|ready| lane.outlet.ready(ready)),
             Target::Subtitle(lane) => lane.announce()?,
-            Target::Video(_) | Target::Audio(_) | Target::Attachment { .. } => true,
+            Target::Video(_) | Target::Audio(_) | Target::Burn(_) | Target::Attachment { .. } => {
+                true
+            }
         };
         if !alive {
             return Ok(());
@@ -190,8 +204,10 @@ pub(super) fn run(
     if routes.is_empty() {
         return Ok(());
     }
+    let only_burned = routes.iter().all(|r| matches!(r.to, Target::Burn(_)));
     let video_from = match open.seek_us {
-        Some(time) if !open.inline => seek(&mut open, &routes, time, shared)?,
+        // A subtitle file is small, and what began before the start may still be seen.
+        Some(time) if !open.inline && !only_burned => seek(&mut open, &routes, time, shared)?,
         _ => None,
     };
     let from_us = open.seek_us.map_or(i64::MIN, |t| t - open.shift_us);
@@ -224,7 +240,9 @@ pub(super) fn run(
             Target::Copy(lane) => lane.outlet.end(),
             Target::Subtitle(lane) => lane.end(),
             // Decoders see the end of their queue when the sender is dropped here.
-            Target::Video(_) | Target::Audio(_) | Target::Attachment { .. } => true,
+            Target::Video(_) | Target::Audio(_) | Target::Burn(_) | Target::Attachment { .. } => {
+                true
+            }
         };
         if !alive {
             break;
@@ -298,9 +316,14 @@ fn seek(
     // Where the key lies close to the time asked for, the sound's lead begins in the group before:
     // its pictures are read and dropped, not decoded.
     let key_us = rescale(key, base, MICROS);
-    let back = rescale(key_us.min(time) - AUDIO_LEAD_US, MICROS, base);
-    let wants_audio = routes.len() > 1;
-    let at = if wants_audio { back } else { key };
+    let burns = routes.iter().any(|r| matches!(r.to, Target::Burn(_)));
+    let lead_us = if burns {
+        SUBTITLE_LEAD_US
+    } else {
+        AUDIO_LEAD_US
+    };
+    let back = rescale((key_us.min(time) - lead_us).max(0), MICROS, base);
+    let at = if routes.len() > 1 { back } else { key };
     let again = input.seek(video, at).or_else(|_| input.seek(video, key));
     again.map_err(|e| failed(&name, e.to_string()))?;
     Ok(Some(VideoFrom {
@@ -398,6 +421,9 @@ fn read_all(
             end_us = end_us.max(rescale(time + packet.duration(), base, MICROS));
             let here = rescale(time, base, MICROS);
             for route in routes.iter_mut() {
+                if let Target::Burn(inlet) = &route.to {
+                    inlet.reached(here);
+                }
                 if route.index == index {
                     route.heard_us = route.heard_us.max(here);
                     continue;
@@ -459,6 +485,10 @@ fn deliver(
             Target::Audio(queue) => queue.send(Feed::Packet(own)).is_ok(),
             Target::Copy(lane) => lane.packet(own, from_us, shared),
             Target::Subtitle(lane) => lane.packet(&own, from_us, shared),
+            Target::Burn(inlet) => {
+                inlet.push(own);
+                true
+            }
             Target::Attachment { .. } => true,
         };
         if !alive {
@@ -470,12 +500,13 @@ fn deliver(
 
 /// An input that ends long before its streams say is cut off: no silent short film.
 fn check_end(open: &OpenInput, routes: &[Route], end_us: i64) -> Result<(), Problem> {
-    if open.inline {
+    if open.inline || routes.iter().all(|r| matches!(r.to, Target::Burn(_))) {
         return Ok(());
     }
     let streams = &open.input.streams;
     let own = routes
         .iter()
+        .filter(|r| !matches!(r.to, Target::Burn(_)))
         .filter_map(|r| streams[r.index].duration_us)
         .max();
     let (expected, slack) = match (own, open.input.duration_us()) {

@@ -1,6 +1,6 @@
 //! From a job's words to open inputs and certain streams.
 
-use super::{Outlet, Ready, Shared, av, demux::Target, spawn, timeline::KeyTimes};
+use super::{Outlet, Ready, Shared, av, burn::Side, demux::Target, spawn, timeline::KeyTimes};
 use crate::{
     input::{self, InputPolicy},
     libav::{
@@ -75,6 +75,8 @@ pub(super) struct StreamPlan {
     pub(super) input: usize,
     pub(super) index: usize,
     pub(super) work: Work,
+    /// Subtitles drawn on it, in the order of the stages that draw.
+    pub(super) sides: Vec<Side>,
     pub(super) metadata: Vec<(String, String)>,
 }
 
@@ -185,10 +187,10 @@ pub(super) fn resolve(
     }
     for (i, input) in inputs.iter_mut().enumerate() {
         let used = |index: usize| {
-            outputs
-                .iter()
-                .flat_map(|o| &o.streams)
-                .any(|s| s.input == i && s.index == index)
+            outputs.iter().flat_map(|o| &o.streams).any(|s| {
+                (s.input == i && s.index == index)
+                    || s.sides.iter().any(|s| s.input == i && s.index == index)
+            })
         };
         input.input.discard_except(used);
     }
@@ -344,11 +346,96 @@ fn find(
         plans.push(StreamPlan {
             input,
             index,
+            sides: sides(spec, &work, inputs, info)?,
             work,
             metadata,
         });
     }
     Ok(plans)
+}
+
+/// The subtitle streams that a video's stages draw.
+fn sides(
+    spec: &JobSpec,
+    work: &Work,
+    inputs: &[OpenInput],
+    video: &StreamInfo,
+) -> Result<Vec<Side>, Problem> {
+    let Work::Video(work) = work else {
+        return Ok(Vec::new());
+    };
+    let mut sides = Vec::new();
+    for stage in &work.stages {
+        let (input, selector, font) = match stage {
+            Stage::Filters(_) => continue,
+            Stage::Text(burn) => {
+                let from = spec.burn_in.get(burn.source).ok_or_else(|| {
+                    Problem::new(Kind::InvalidArgument, "`inlineass` has no stream").at("burn_in")
+                })?;
+                (from.input, &from.select, burn.font_path.as_deref())
+            }
+            Stage::Pictures(pictures) => (pictures.input, &pictures.select, None),
+        };
+        let input = input as usize;
+        let open = inputs.get(input).ok_or_else(|| {
+            Problem::new(Kind::InvalidArgument, format!("there is no input {input}"))
+        })?;
+        let bad = |what: String| Problem::new(Kind::BadInput, format!("input {}{what}", open.name));
+        let streams = &open.input.streams;
+        let found = select(streams, selector);
+        let info = found
+            .first()
+            .map(|index| &streams[*index])
+            .ok_or_else(|| bad(format!(" has no subtitle stream {selector:?}")))?;
+        let is_text = !info.params.is_picture_subtitle();
+        if info.params.media_type() != MediaType::AVMEDIA_TYPE_SUBTITLE
+            || (is_text && matches!(stage, Stage::Pictures(_)))
+        {
+            return Err(bad(format!(
+                ": stream {} cannot be drawn on the picture so",
+                info.index
+            )));
+        }
+        let named = spec
+            .fonts
+            .iter()
+            .find(|f| Some(f.path.as_str()) == font)
+            .and_then(|f| super::font::family(&f.data));
+        sides.push(Side {
+            input,
+            index: info.index,
+            params: info.params.duplicate().map_err(|e| av(&e))?,
+            time_base: info.time_base,
+            fonts: fonts(spec, streams),
+            family: named,
+            storage: video.params.size(),
+        });
+    }
+    Ok(sides)
+}
+
+/// Fonts attached to a container, and those of the job.
+fn fonts(spec: &JobSpec, streams: &[StreamInfo]) -> Vec<(String, Vec<u8>)> {
+    let is_font = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        [".ttf", ".otf", ".ttc", ".otc"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    };
+    let attached = streams
+        .iter()
+        .filter(|s| s.params.media_type() == MediaType::AVMEDIA_TYPE_ATTACHMENT)
+        .filter_map(|s| {
+            let name = s.tag("filename")?;
+            let kind = s.tag("mimetype").unwrap_or_default();
+            let font = is_font(name) || kind.contains("font") || kind.contains("truetype");
+            font.then(|| (name.to_owned(), s.params.extradata().to_vec()))
+        });
+    let sent = spec.fonts.iter().map(|font| {
+        let name = font.path.rsplit('/').next().unwrap_or_default();
+        (name.to_owned(), font.data.clone())
+    });
+    attached.chain(sent).collect()
 }
 
 fn video_source(params: &Params) -> VideoSource {
@@ -451,7 +538,8 @@ const VIDEO_QUEUE: usize = 12;
 const AUDIO_QUEUE: usize = 1024;
 
 impl StreamPlan {
-    /// Starts the threads of this stream and says where its packets go.
+    /// Starts the threads of this stream and says where its packets, and those of the subtitles drawn
+    /// on it, go: input, index, target.
     pub(super) fn start<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -459,6 +547,22 @@ impl StreamPlan {
         source: &StreamInfo,
         facts: &'scope Facts,
         outlet: Outlet,
+    ) -> Result<Vec<(usize, usize, Target)>, Problem> {
+        let mut burned = Vec::new();
+        let main = self.start_main(scope, shared, source, facts, outlet, &mut burned)?;
+        // A subtitle comes before the pictures that it is drawn on.
+        burned.push((self.input, self.index, main));
+        Ok(burned)
+    }
+
+    fn start_main<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        shared: &'scope Shared,
+        source: &StreamInfo,
+        facts: &'scope Facts,
+        outlet: Outlet,
+        burned: &mut Vec<(usize, usize, Target)>,
     ) -> Result<Target, Problem> {
         let params = source.params.duplicate().map_err(|e| av(&e))?;
         let time_base = source.time_base;
@@ -498,15 +602,16 @@ impl StreamPlan {
                 };
                 let (frames_in, frames) = sync_channel(super::video::FRAME_QUEUE);
                 let rate = work.rate;
+                let mut subtitles = Vec::new();
+                for side in &self.sides {
+                    let (inlet, feed) = super::feed::feed(side.input != self.input);
+                    burned.push((side.input, side.index, Target::Burn(inlet)));
+                    subtitles.push(super::video::Subtitles { side, feed });
+                }
+                let nodes = super::video::nodes(&work.stages, subtitles)?;
                 spawn(scope, shared, "decode", move || {
                     let result = super::video::run(
-                        &source,
-                        &work.stages,
-                        rate,
-                        facts,
-                        &packets,
-                        &frames_in,
-                        shared,
+                        &source, nodes, rate, facts, &packets, &frames_in, shared,
                     );
                     // Before the encoder sees its queue end and wonders why.
                     if let Err(problem) = &result {
@@ -514,23 +619,18 @@ impl StreamPlan {
                     }
                     result
                 });
+                let metadata = &self.metadata;
                 spawn(scope, shared, "encode", move || {
-                    super::encode::run(work, facts, &self.metadata, &frames, &outlet, shared)
+                    super::encode::run(work, facts, metadata, &frames, &outlet, shared)
                 });
                 Ok(Target::Video(sender))
             }
             Work::Audio(work) => {
                 let (sender, packets) = sync_channel(AUDIO_QUEUE);
+                let metadata = &self.metadata;
                 spawn(scope, shared, "audio", move || {
                     super::audio::run(
-                        work,
-                        &params,
-                        time_base,
-                        facts,
-                        &self.metadata,
-                        &packets,
-                        &outlet,
-                        shared,
+                        work, &params, time_base, facts, metadata, &packets, &outlet, shared,
                     )
                 });
                 Ok(Target::Audio(sender))

@@ -1,11 +1,17 @@
 //! Decoding and filtering video: packets in, pictures on the title's timeline out.
 
-use super::{Shared, av, resolve::Facts};
+use super::{
+    Shared, av,
+    burn::{Side, TextBurner},
+    feed::Feed,
+    overlay::{PictureBurner, Placement},
+    resolve::Facts,
+};
 use crate::{
     libav::{Decoder, Frame, Graph, MICROS, NOPTS, Packet, Params, Rational, Received, rescale},
     plan::Stage,
 };
-use plexbeam_api::Problem;
+use plexbeam_api::{Kind, Problem};
 use std::sync::{
     atomic::Ordering,
     mpsc::{Receiver, SyncSender},
@@ -33,10 +39,16 @@ pub(super) struct Picture {
     pub(super) frame_rate: Rational,
 }
 
+/// Subtitles of a [`Stage`], in the order of the stages that draw.
+pub(super) struct Subtitles<'a> {
+    pub(super) side: &'a Side,
+    pub(super) feed: Feed,
+}
+
 /// Decodes and filters until the packets end.
 pub(super) fn run(
     source: &Source,
-    stages: &[Stage],
+    nodes: Vec<Node<'_>>,
     rate: Option<Rational>,
     facts: &Facts,
     packets: &Receiver<Packet>,
@@ -48,7 +60,8 @@ pub(super) fn run(
         source,
         rate,
         facts,
-        nodes: stages.iter().map(Node::new).collect(),
+        shared,
+        nodes,
         shape: None,
         before: None,
         pictures,
@@ -120,6 +133,7 @@ struct Filter<'a> {
     source: &'a Source,
     rate: Option<Rational>,
     facts: &'a Facts,
+    shared: &'a Shared,
     nodes: Vec<Node<'a>>,
     /// Of the pictures that the nodes were built for.
     shape: Option<Shape>,
@@ -128,17 +142,68 @@ struct Filter<'a> {
     pictures: &'a SyncSender<Picture>,
 }
 
+/// The stages, ready to work; `subtitles` are those that they draw, in order.
+pub(super) fn nodes<'a>(
+    stages: &'a [Stage],
+    subtitles: Vec<Subtitles<'_>>,
+) -> Result<Vec<Node<'a>>, Problem> {
+    let mut subtitles = subtitles.into_iter();
+    stages
+        .iter()
+        .map(|stage| Node::new(stage, &mut subtitles))
+        .collect()
+}
+
 /// A [`Stage`] at work.
-enum Node<'a> {
+pub(super) enum Node<'a> {
     /// Built when the first picture comes.
-    Filters { text: &'a str, graph: Option<Graph> },
+    Filters {
+        text: &'a str,
+        graph: Option<Graph>,
+    },
+    Text(Box<TextBurner>),
+    Pictures(Box<PictureBurner>),
 }
 
 impl<'a> Node<'a> {
-    fn new(stage: &'a Stage) -> Self {
-        match stage {
-            Stage::Filters(text) => Node::Filters { text, graph: None },
-        }
+    fn new<'b>(
+        stage: &'a Stage,
+        subtitles: &mut impl Iterator<Item = Subtitles<'b>>,
+    ) -> Result<Self, Problem> {
+        let mut next = || {
+            subtitles
+                .next()
+                .ok_or_else(|| Problem::new(Kind::Internal, "a stage draws subtitles of no stream"))
+        };
+        let placement = match stage {
+            Stage::Filters(text) => return Ok(Node::Filters { text, graph: None }),
+            Stage::Text(burn) => {
+                let from = next()?;
+                if !from.side.params.is_picture_subtitle() {
+                    let burner = TextBurner::new(burn, from.side, from.feed)?;
+                    return Ok(Node::Text(Box::new(burner)));
+                }
+                let fitted = Placement {
+                    chain: String::new(),
+                    x: "0".to_owned(),
+                    y: "0".to_owned(),
+                    fit: true,
+                };
+                (fitted, from)
+            }
+            Stage::Pictures(pictures) => {
+                let placed = Placement {
+                    chain: pictures.chain.clone(),
+                    x: pictures.x.clone(),
+                    y: pictures.y.clone(),
+                    fit: false,
+                };
+                (placed, next()?)
+            }
+        };
+        let (placement, from) = placement;
+        let burner = PictureBurner::new(placement, from.side, from.feed)?;
+        Ok(Node::Pictures(Box::new(burner)))
     }
 }
 
@@ -212,6 +277,14 @@ impl Filter<'_> {
                     *graph = Some(running);
                 }
                 Ok(alive)
+            }
+            Node::Text(burner) => {
+                burner.draw(&mut picture, self.shared)?;
+                self.pass(at + 1, picture)
+            }
+            Node::Pictures(burner) => {
+                burner.draw(&mut picture, self.shared)?;
+                self.pass(at + 1, picture)
             }
         }
     }

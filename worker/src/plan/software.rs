@@ -1,11 +1,11 @@
 //! Operations as filter text for libav's software filters.
 
 use super::{
-    Light, Stage, VideoSource,
+    Light, Pictures, Stage, VideoSource,
     graph::{Filter, Step, escape},
-    operation::{Curve, Deinterlace, Operation, Scale, Tonemap, unsupported},
+    operation::{Curve, Deinterlace, Operation, Overlay, Scale, Tonemap, unsupported},
 };
-use plexbeam_api::Problem;
+use plexbeam_api::{Kind, Problem};
 
 /// Audio operations that run as they stand. None of them opens a file.
 const AUDIO_FILTERS: &[&str] = &[
@@ -28,8 +28,24 @@ pub fn video(
     encoder: &str,
     source: VideoSource,
 ) -> Result<Vec<Stage>, Problem> {
+    let mut stages = Vec::new();
     let mut chain: Vec<String> = Vec::new();
     let mut deep = source.depth > 8;
+    let pixels = |deep: bool| match deep && encoder == "libx265" {
+        true => "yuv420p10le",
+        false => "yuv420p",
+    };
+    // The pixel format in which the last stage leaves its pictures.
+    let mut left = None;
+    let close = |chain: &mut Vec<String>, deep: bool, left: &mut Option<&str>| {
+        let own = pixels(deep);
+        if chain.is_empty() && *left == Some(own) {
+            return None;
+        }
+        *left = Some(own);
+        chain.push(format!("format=pix_fmts={own}"));
+        Some(Stage::Filters(std::mem::take(chain).join(",")))
+    };
     for operation in operations {
         match operation {
             Operation::Scale(scale) => chain.push(scale_text(scale)),
@@ -37,7 +53,10 @@ pub fn video(
                 deep = formats
                     .iter()
                     .any(|f| f.contains("010") || f.contains("p10"));
-                chain.push(format!("format=pix_fmts={}", formats.join("|")));
+                // Of these the end of the chain takes the one that the encoder wants.
+                if !formats.iter().all(|f| PLAIN_420.contains(&f.as_str())) {
+                    chain.push(format!("format=pix_fmts={}", formats.join("|")));
+                }
             }
             Operation::Tonemap(tonemap) => {
                 if let Some(text) = tonemap_text(tonemap, source) {
@@ -48,18 +67,76 @@ pub fn video(
             Operation::Deinterlace(deinterlace) => chain.push(deinterlace_text(*deinterlace)),
             Operation::Rate(args) => chain.push(format!("fps={args}")),
             Operation::Plain(filter) => chain.push(filter.text()),
-            Operation::BurnText(_) => return Err(unsupported("inlineass")),
-            Operation::Overlay(_) => return Err(unsupported("overlay")),
+            Operation::BurnText(burn) => {
+                stages.extend(close(&mut chain, deep, &mut left));
+                stages.push(Stage::Text(burn.clone()));
+            }
+            Operation::Overlay(overlay) => {
+                stages.extend(close(&mut chain, deep, &mut left));
+                stages.push(Stage::Pictures(Box::new(pictures(overlay)?)));
+            }
         }
     }
-    let keeps_ten = encoder == "libx265";
-    let pixels = if deep && keeps_ten {
-        "yuv420p10le"
-    } else {
-        "yuv420p"
-    };
-    chain.push(format!("format=pix_fmts={pixels}"));
-    Ok(vec![Stage::Filters(chain.join(","))])
+    stages.extend(close(&mut chain, deep, &mut left));
+    Ok(stages)
+}
+
+/// Formats that differ in depth and layout only.
+const PLAIN_420: &[&str] = &[
+    "yuv420p",
+    "nv12",
+    "p010",
+    "p010le",
+    "yuv420p10",
+    "yuv420p10le",
+];
+
+/// Refuses a branch, or a place, that cannot be worked out.
+pub(super) fn pictures(overlay: &Overlay) -> Result<Pictures, Problem> {
+    let mut chain = Vec::new();
+    for operation in &overlay.line.operations {
+        match operation {
+            Operation::Scale(scale) => chain.push(scale_text(scale)),
+            Operation::Plain(filter) => chain.push(filter.text()),
+            // The canvas is BGRA all along.
+            Operation::Format(_) | Operation::Rate(_) => {}
+            Operation::Tonemap(_)
+            | Operation::Deinterlace(_)
+            | Operation::BurnText(_)
+            | Operation::Overlay(_) => {
+                return Err(unsupported("overlay (with such a branch)"));
+            }
+        }
+    }
+    if let Some((w, h)) = &overlay.size {
+        chain.push(format!("scale=w={}:h={}", escape(w), escape(h)));
+    }
+    for expression in [&overlay.x, &overlay.y] {
+        let names = [
+            "W",
+            "main_w",
+            "H",
+            "main_h",
+            "w",
+            "overlay_w",
+            "h",
+            "overlay_h",
+        ];
+        if crate::libav::evaluate(expression, &names.map(|name| (name, 2.0))).is_none() {
+            return Err(Problem::new(
+                Kind::Unsupported,
+                format!("`{expression}` is no place for an overlay"),
+            )
+            .at("graphs"));
+        }
+    }
+    Ok(Pictures {
+        input: overlay.line.input,
+        select: overlay.line.select.clone(),
+        chain: chain.join(","),
+        x: overlay.x.clone(),
+        y: overlay.y.clone(),
+    })
 }
 
 fn scale_text(scale: &Scale) -> String {
@@ -203,7 +280,6 @@ mod tests {
         super::{graph, operation},
         *,
     };
-    use plexbeam_api::Kind;
 
     const HDR: VideoSource = VideoSource {
         depth: 10,
@@ -222,11 +298,11 @@ mod tests {
         let cuda = "hwupload[0];[0]scale_cuda=w=3840:h=1606:format=p010";
         assert_eq!(
             text(cuda, "libx265", HDR),
-            "scale=w=3840:h=1606,format=pix_fmts=p010,format=pix_fmts=yuv420p10le"
+            "scale=w=3840:h=1606,format=pix_fmts=yuv420p10le"
         );
         assert_eq!(
             text(cuda, "libx264", HDR),
-            "scale=w=3840:h=1606,format=pix_fmts=p010,format=pix_fmts=yuv420p"
+            "scale=w=3840:h=1606,format=pix_fmts=yuv420p"
         );
     }
 

@@ -134,6 +134,8 @@ pub(crate) fn job(path: &str, seek: Option<i64>, packaging: Packaging, keys: f64
         },
         lease: LeasePolicy::None,
         hw_accel: HwAccel::None,
+        burn_in: Vec::new(),
+        fonts: Vec::new(),
         resume: None,
         argv: Vec::new(),
     }

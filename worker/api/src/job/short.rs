@@ -142,6 +142,8 @@ impl ShortJob {
             },
             lease: LeasePolicy::None,
             hw_accel: arguments.hw_accel,
+            burn_in: Vec::new(),
+            fonts: Vec::new(),
             resume: None,
             argv: Vec::new(),
         })

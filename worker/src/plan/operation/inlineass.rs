@@ -4,7 +4,7 @@ use super::{Arguments, Filter};
 use plexbeam_api::{Kind, Problem};
 
 /// Text subtitles drawn on the picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BurnText {
     /// Which entry of the job's `burn_in` it draws: the how manieth `inlineass` of the line this is.
     pub source: usize,
@@ -14,7 +14,7 @@ pub struct BurnText {
     pub fonts_dir: Option<String>,
     /// Factor for all text; a number. `None`: 1.
     pub font_scale: Option<String>,
-    /// Size of plain text in a script 288 lines high, as libass counts it; a number.
+    /// Size of plain text; a number.
     pub font_size: Option<String>,
     /// Width of outlines; a number.
     pub outline: Option<String>,
