@@ -6,11 +6,26 @@
 //! freezes the binding: nothing new appears, so that a recursive removal comes to its end while the
 //! worker still publishes.
 //!
-//! Locks: the table before one directory's state before the cache's shelf; none across an await.
+//! What is held outlives the process: it is written down as it happens (`binding/journal.rs`), taken
+//! over by the next instance (`binding/adopt.rs`), and changes hands between two living ones by way of
+//! `binding/gate.rs`.
+//!
+//! Locks: the gate before the table before one directory's state before the cache's shelf; none across
+//! an await.
 
+mod adopt;
 mod follow;
+mod gate;
+mod journal;
 
-use self::follow::{end, follow};
+pub use adopt::Adopted;
+pub use gate::{Change, What};
+
+use self::{
+    follow::{end, follow},
+    gate::Gate,
+    journal::{Journal, Line},
+};
 use crate::{
     cache::{FileKey, Rank, SegmentCache},
     config::Secret,
@@ -25,11 +40,12 @@ use plexbeam_api::{
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{sync::Notify, task::AbortHandle};
 
@@ -49,6 +65,31 @@ pub struct Context {
     pub parallel: usize,
     /// Where tasks run.
     pub runtime: tokio::runtime::Handle,
+    /// Root of the upper layer.
+    root: UpperNode,
+    gate: Gate,
+}
+
+impl Context {
+    /// Parts that belong to one instance.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        source: Arc<HttpSource>,
+        cache: Arc<SegmentCache>,
+        parallel: usize,
+        runtime: tokio::runtime::Handle,
+        root: UpperNode,
+    ) -> Arc<Self> {
+        Arc::new(Context {
+            catalog,
+            source,
+            cache,
+            parallel,
+            runtime,
+            root,
+            gate: Gate::default(),
+        })
+    }
 }
 
 /// A file that is shown in a bound directory.
@@ -85,9 +126,20 @@ struct State {
     /// The follower waits for room: the reader must go on first.
     full: bool,
     changed_at: SystemTime,
+    /// A later instance has the bindings.
+    handed: bool,
+    /// Where the directory was when it was last written down.
+    path: PathBuf,
+    journal: Option<Journal>,
 }
 
 impl State {
+    fn note(&mut self, line: &Line) {
+        if let Some(journal) = &mut self.journal {
+            journal.add(line);
+        }
+    }
+
     fn stop(&mut self) {
         if let Some(follower) = self.follower.take() {
             follower.abort();
@@ -138,6 +190,11 @@ impl Bindings {
             .cloned()
     }
 
+    /// All bound directories.
+    pub fn all(&self) -> Vec<Arc<BoundDir>> {
+        self.table.read().values().cloned().collect()
+    }
+
     /// Takes the value of `user.plexbeam.source` for this directory.
     pub fn bind(&self, dir: &UpperNode, value: &[u8]) -> Result<()> {
         // serde's text may quote the value, which holds the token: it is not passed on.
@@ -148,12 +205,28 @@ impl Bindings {
         if binding.epoch == 0 {
             return Err(Error::MalformedBinding("the first epoch is 1".into()));
         }
+        self.take(dir, binding)
+    }
+
+    fn take(&self, dir: &UpperNode, binding: Binding) -> Result<()> {
         let worker = self
             .context
             .catalog
             .worker(&binding.worker)
             .ok_or_else(|| Error::ForeignWorker(binding.worker.clone()))?;
         let stat = dir.stat()?;
+        let pass = self.context.gate.pass();
+        if pass.is_theirs() {
+            let stale = |bound: &Arc<BoundDir>| bound.is_stale(&binding);
+            if self.get(dir.key()).as_ref().is_some_and(stale) {
+                return Err(Error::StaleBinding);
+            }
+            let (root, path) = (self.context.root.path()?, dir.path()?);
+            let path = Path::new(&path).strip_prefix(&root);
+            let path = path.map_err(|_| Error::NoName)?.to_path_buf();
+            pass.tell(dir.key(), || What::Bound(path, binding));
+            return Ok(());
+        }
         let mut table = self.table.write();
         match table.get(&dir.key()) {
             Some(bound) => bound.rebind(worker, binding),
@@ -173,18 +246,26 @@ impl Bindings {
 
     /// Forgets a directory that was removed: what was held goes, its sessions end.
     pub fn remove(&self, key: UpperKey) {
+        let pass = self.context.gate.pass();
         let Some(bound) = self.table.write().remove(&key) else {
             return;
         };
+        pass.tell(key, || What::Removed);
         let sessions = {
             let mut state = bound.state.lock();
             state.frozen = true;
             state.stop();
             state.held.clear();
+            if let Some(mut journal) = state.journal.take() {
+                journal.remove();
+            }
             std::mem::take(&mut state.sessions)
         };
         self.context.cache.leave(bound.uid);
         bound.changed.notify_waiters();
+        if pass.is_theirs() {
+            return;
+        }
         for session in sessions {
             self.context
                 .runtime
@@ -192,8 +273,12 @@ impl Bindings {
         }
     }
 
-    /// Forgets directories that were removed behind our back.
+    /// Forgets directories that were removed behind our back, and writes down which were moved.
     pub fn prune(&self) {
+        if self.context.gate.is_handed() {
+            return;
+        }
+        self.note_places();
         let lost: Vec<UpperKey> = self
             .table
             .read()
@@ -215,9 +300,29 @@ impl BoundDir {
         worker: usize,
         binding: Binding,
     ) -> Result<Arc<Self>> {
-        static UIDS: AtomicU64 = AtomicU64::new(1);
         let session = context.catalog.session(worker, &binding.session);
-        let bound = Arc::new(BoundDir {
+        let bound = Self::blank(dir, owner, context, session)?;
+        if let Some(place) = bound.place_now()? {
+            let mut state = bound.state.lock();
+            let mut journal = Journal::start(context.cache.dir(), dir.key());
+            state.path.clone_from(&place.path);
+            journal.add(&Line::Dir { place, owner });
+            state.journal = Some(journal);
+        }
+        context.cache.join(bound.uid);
+        bound.rebind(worker, binding)?;
+        Ok(bound)
+    }
+
+    /// A directory that holds nothing.
+    fn blank(
+        dir: &UpperNode,
+        owner: (u32, u32),
+        context: &Arc<Context>,
+        session: Arc<Session>,
+    ) -> Result<Arc<Self>> {
+        static UIDS: AtomicU64 = AtomicU64::new(1);
+        Ok(Arc::new(BoundDir {
             uid: UIDS.fetch_add(1, Ordering::Relaxed),
             dir: dir.duplicate()?,
             owner,
@@ -236,12 +341,17 @@ impl BoundDir {
                 follower: None,
                 full: false,
                 changed_at: SystemTime::now(),
+                handed: false,
+                path: PathBuf::new(),
+                journal: None,
             }),
             changed: Notify::new(),
-        });
-        context.cache.join(bound.uid);
-        bound.rebind(worker, binding)?;
-        Ok(bound)
+        }))
+    }
+
+    fn is_stale(&self, binding: &Binding) -> bool {
+        let state = self.state.lock();
+        state.frozen || binding.epoch <= state.epoch
     }
 
     fn rebind(self: &Arc<Self>, worker: usize, binding: Binding) -> Result<()> {
@@ -251,6 +361,17 @@ impl BoundDir {
                 return Err(Error::StaleBinding);
             }
             let session = self.context.catalog.session(worker, &binding.session);
+            let (url, boot) = self.context.catalog.identity(worker);
+            let line = Line::Bind {
+                url: journal::url_of(&url),
+                worker: binding.worker,
+                boot,
+                session: binding.session,
+                token: binding.token.clone(),
+                patterns: binding.patterns.clone(),
+                epoch: binding.epoch,
+            };
+            state.note(&line);
             session.origin.set_token(Secret::new(binding.token));
             state.stop();
             state.epoch = binding.epoch;
@@ -320,6 +441,10 @@ impl BoundDir {
                 if let Some(held) = state.held.get(&name) {
                     return json(&describe(held));
                 }
+                if state.handed {
+                    // By its path the directory is the later instance's.
+                    return Err(Error::NotYet);
+                }
                 let version = state.session.watch();
                 let matches = state.patterns.iter().any(|pattern| fits(pattern, &name));
                 // All files of a session are in its list before it counts as over.
@@ -346,11 +471,16 @@ impl BoundDir {
 
     /// Removes a held name and freezes the binding. False when the name is not held.
     pub fn unlink(&self, name: &str) -> bool {
+        let pass = self.context.gate.pass();
         let removed = {
             let mut state = self.state.lock();
             let Some(held) = state.held.remove(name) else {
                 return false;
             };
+            pass.tell(self.dir.key(), || What::Gone(name.to_owned()));
+            state.note(&Line::Gone {
+                name: name.to_owned(),
+            });
             state.unread.remove(name);
             state.removed.insert(name.to_owned());
             state.frozen = true;
@@ -365,8 +495,13 @@ impl BoundDir {
 
     /// Nothing new appears from now on.
     pub fn freeze(&self) {
+        let pass = self.context.gate.pass();
         {
             let mut state = self.state.lock();
+            if !state.frozen {
+                state.note(&Line::Frozen);
+                pass.tell(self.dir.key(), || What::Frozen);
+            }
             state.frozen = true;
             state.stop();
         }
@@ -439,6 +574,7 @@ impl BoundDir {
         {
             let mut state = self.state.lock();
             if state.frozen
+                || state.handed
                 || state.epoch != epoch
                 || state.held.contains_key(name)
                 || state.removed.contains(name)
@@ -448,20 +584,23 @@ impl BoundDir {
             if self.dir.has(name.as_ref()) {
                 state.never.insert(name.to_owned());
             } else {
-                let rank = match segment.kind {
-                    SegmentKind::Init | SegmentKind::Header => Rank::Keep,
-                    SegmentKind::Media => {
-                        state.unread.insert(name.to_owned());
-                        Rank::Unread
-                    }
-                    SegmentKind::Playlist => Rank::Free,
-                };
+                let rank = rank_of(segment.kind);
+                if segment.kind == SegmentKind::Media {
+                    state.unread.insert(name.to_owned());
+                }
                 self.context
                     .cache
                     .set_rank(&FileKey::of(file), rank, Some(self.uid));
+                let since = SystemTime::now();
+                state.note(&Line::Held {
+                    segment: (*segment).clone(),
+                    since_ms: since
+                        .duration_since(UNIX_EPOCH)
+                        .map_or(0, |age| age.as_millis() as u64),
+                });
                 let held = HeldFile {
                     file: file.clone(),
-                    since: SystemTime::now(),
+                    since,
                     owner: self.owner,
                     bound: self.uid,
                 };
@@ -480,6 +619,15 @@ impl BoundDir {
             }
         }
         self.changed.notify_waiters();
+    }
+}
+
+/// Who may push a held file of this kind out before it is read.
+fn rank_of(kind: SegmentKind) -> Rank {
+    match kind {
+        SegmentKind::Init | SegmentKind::Header => Rank::Keep,
+        SegmentKind::Media => Rank::Unread,
+        SegmentKind::Playlist => Rank::Free,
     }
 }
 

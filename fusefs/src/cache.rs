@@ -6,18 +6,28 @@
 //!
 //! Who may be pushed out is said by [`Rank`]: read segments and files fetched for a single read go
 //! in order of use; what a live binding holds and nobody has read yet stays, and its fetching stops
-//! instead. Headers stay as long as their binding. Files are unlinked from the start, so a crash
-//! leaves nothing behind.
+//! instead. Headers stay as long as their binding.
 //!
-//! A cache may miss but may not lie: length and SHA-256 are checked before a file can be had.
+//! A file gets its name when it is whole and checked, and loses it when it is pushed out; so a later
+//! instance finds what an earlier one held ([`SegmentCache::adopt`]). What it does not adopt is
+//! unlinked ([`SegmentCache::tidy`]).
+//!
+//! A cache may miss but may not lie: length and SHA-256 are checked before a file can be had, of
+//! adopted ones, too. A reader in step with a download is given all but the last byte before that.
 
+mod adopt;
+mod file;
 mod shelf;
 #[cfg(test)]
 mod tests;
 
+pub use file::CacheFile;
 pub use shelf::Rank;
 
-use self::shelf::{Entry, Shelf};
+use self::{
+    file::named,
+    shelf::{Entry, Shelf},
+};
 use crate::{
     config::CacheConfig,
     overlay::read_full,
@@ -42,6 +52,7 @@ use std::{
     },
     time::Duration,
 };
+use tempfile::TempPath;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 /// Downloads of a damaged file before it counts as absent.
@@ -90,6 +101,8 @@ struct Ledger {
     used: AtomicU64,
     peak: AtomicU64,
     freed: Notify,
+    /// A later instance has the folder: no room is given, and no name is made or taken.
+    handed: AtomicBool,
 }
 
 /// Bytes taken from the ceiling until this is dropped.
@@ -103,35 +116,6 @@ impl Drop for Room {
     fn drop(&mut self) {
         self.ledger.used.fetch_sub(self.bytes, Ordering::AcqRel);
         self.ledger.freed.notify_waiters();
-    }
-}
-
-/// A whole, checked file on this host.
-#[derive(Debug)]
-pub struct CacheFile {
-    file: Arc<File>,
-    size: u64,
-    _room: Room,
-}
-
-impl CacheFile {
-    /// The file itself, open for reading and writing; nobody writes any more.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Size in bytes.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Up to `len` bytes from `offset`; fewer only at the end.
-    pub fn read(&self, offset: u64, len: usize) -> crate::error::Result<Vec<u8>> {
-        let len = (self.size.saturating_sub(offset)).min(len as u64) as usize;
-        let mut buffer = vec![0; len];
-        let read = read_full(&self.file, &mut buffer, offset)?;
-        buffer.truncate(read);
-        Ok(buffer)
     }
 }
 
@@ -222,7 +206,8 @@ impl std::fmt::Debug for SegmentCache {
 }
 
 impl SegmentCache {
-    /// An empty cache. Fails when the folder cannot take files.
+    /// An empty cache, whatever an earlier instance left in its folder. Fails when the folder cannot
+    /// take files.
     pub fn new(config: &CacheConfig, source: Arc<dyn SegmentSource>) -> std::io::Result<Arc<Self>> {
         let (dir, private) = match &config.dir {
             Some(dir) => {
@@ -246,6 +231,7 @@ impl SegmentCache {
                 used: AtomicU64::new(0),
                 peak: AtomicU64::new(0),
                 freed: Notify::new(),
+                handed: AtomicBool::new(false),
             }),
             shelf: Mutex::new(Shelf {
                 entries: LruCache::unbounded(),
@@ -301,12 +287,13 @@ impl SegmentCache {
         self.ledger.freed.notify_waiters();
     }
 
-    /// The file, if it is here.
+    /// The file, if it is here and checked.
     pub fn get(&self, key: &FileKey) -> Option<Arc<CacheFile>> {
         self.shelf
             .lock()
             .entries
             .get(key)
+            .filter(|entry| entry.file.is_checked())
             .map(|entry| entry.file.clone())
     }
 
@@ -355,7 +342,7 @@ impl SegmentCache {
     /// Takes room for a file of this size, pushing out what may go. `None` when there is none.
     pub fn try_room(&self, size: u64, want: Want) -> Option<Room> {
         let bytes = on_disk(size);
-        if bytes > self.ledger.ceiling {
+        if bytes > self.ledger.ceiling || self.ledger.handed.load(Ordering::Acquire) {
             return None;
         }
         loop {
@@ -401,12 +388,19 @@ impl SegmentCache {
     }
 
     /// The file, if it is here or already coming.
-    pub async fn here(&self, file: &RemoteFile) -> Option<Result<Arc<CacheFile>, FetchError>> {
+    pub async fn here(
+        self: &Arc<Self>,
+        file: &Arc<RemoteFile>,
+    ) -> Option<Result<Arc<CacheFile>, FetchError>> {
         let key = FileKey::of(file);
         if let Some(hit) = self.get(&key) {
             return Some(Ok(hit));
         }
-        let flight = self.flights.lock().get(&key).cloned()?;
+        let known = self.flights.lock().get(&key).cloned();
+        let flight = match known {
+            Some(flight) => flight,
+            None => self.check_adopted(file)?,
+        };
         Some(flight.land().await)
     }
 
@@ -442,7 +436,7 @@ impl SegmentCache {
             return Ok(Got::File(hit));
         }
         let coming = self.flights.lock().get(&key).cloned();
-        let flight = match coming {
+        let flight = match coming.or_else(|| self.check_adopted(file)) {
             Some(flight) => flight,
             None => match self.try_room(file.size(), Want::Spare) {
                 None => return Ok(Got::NoRoom),
@@ -468,6 +462,9 @@ impl SegmentCache {
         file: &Arc<RemoteFile>,
         room: Room,
     ) -> Result<Arc<CacheFile>, FetchError> {
+        if let Some(outcome) = self.here(file).await {
+            return outcome;
+        }
         match self.board(file, room) {
             Boarded::Here(hit) => Ok(hit),
             Boarded::Coming(flight) => flight.land().await,
@@ -533,12 +530,10 @@ impl SegmentCache {
             let downloaded = self.download(file, progress, begun.take()).await;
             drop(place);
             let (error, rest) = match downloaded {
-                Ok(sink) => {
-                    return Ok(Arc::new(CacheFile {
-                        file: sink,
-                        size: file.size(),
-                        _room: room,
-                    }));
+                Ok((sink, part)) => {
+                    let (path, size) = (self.dir.join(named(file)), file.size());
+                    let made = move || Ok(CacheFile::new(sink, part, path, size, room));
+                    return blocking(made).await.map(Arc::new);
                 }
                 Err(broken) => broken,
             };
@@ -579,19 +574,19 @@ impl SegmentCache {
         file: &RemoteFile,
         progress: &watch::Sender<Written>,
         begun: Option<Check>,
-    ) -> Result<Arc<File>, (FetchError, Option<Check>)> {
+    ) -> Result<(Arc<File>, TempPath), (FetchError, Option<Check>)> {
         let check = match begun {
             Some(check) => check,
             None => {
                 let dir = self.dir.clone();
-                let sink = blocking(move || tempfile::tempfile_in(dir)).await;
-                let sink = Arc::new(sink.map_err(|error| (error, None))?);
+                let sink = blocking(move || file::part_in(&dir)).await;
+                let (sink, part) = sink.map_err(|error| (error, None))?;
                 let arriving = Arriving {
-                    file: sink,
+                    file: Arc::new(sink),
                     size: 0,
                     doubt: Doubt::default(),
                 };
-                Check::new(file, Some((arriving, progress.clone())))
+                Check::new(file, Some((arriving, progress.clone(), part)))
             }
         };
         let range = check.rest();
@@ -651,12 +646,12 @@ struct Check {
     hash: Sha256,
     size: u64,
     expected: Arc<Segment>,
-    /// Where it is written, and who hears how far it is.
-    sink: Option<(Arriving, watch::Sender<Written>)>,
+    /// Where it is written, who hears how far it is, and its name until it is whole.
+    sink: Option<(Arriving, watch::Sender<Written>, TempPath)>,
 }
 
 impl Check {
-    fn new(file: &RemoteFile, sink: Option<(Arriving, watch::Sender<Written>)>) -> Self {
+    fn new(file: &RemoteFile, sink: Option<(Arriving, watch::Sender<Written>, TempPath)>) -> Self {
         Check {
             hash: Sha256::new(),
             size: 0,
@@ -667,7 +662,7 @@ impl Check {
 
     fn take(mut self, block: &[u8]) -> std::io::Result<Self> {
         self.size += block.len() as u64;
-        if let Some((arriving, progress)) = &mut self.sink {
+        if let Some((arriving, progress, _)) = &mut self.sink {
             (&*arriving.file).write_all(block)?;
             arriving.size = self.size;
             progress.send_replace(Some(arriving.clone()));
@@ -683,7 +678,10 @@ impl Check {
 
     /// Takes all of the body: while one block is written and hashed, the next one comes. Gives where
     /// it was written, or what may go on after a break.
-    async fn all(self, mut body: Body) -> Result<Option<Arc<File>>, (FetchError, Option<Self>)> {
+    async fn all(
+        self,
+        mut body: Body,
+    ) -> Result<Option<(Arc<File>, TempPath)>, (FetchError, Option<Self>)> {
         let expected = self.expected.size;
         let mut came = self.size;
         let mut wanted = if came == 0 { FIRST_BLOCK } else { BLOCK };
@@ -732,7 +730,7 @@ impl Check {
         } else if digest != check.expected.digest.0 {
             Err((FetchError::Damaged("another digest"), None))
         } else {
-            Ok(check.sink.map(|(arriving, _)| arriving.file))
+            Ok(check.sink.map(|(arriving, _, part)| (arriving.file, part)))
         }
     }
 }

@@ -1,6 +1,14 @@
 //! What a mount is made of. Each room sees only its own struct.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use rustix::fd::OwnedFd;
+use std::{
+    fmt,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 /// A text that must never be printed: a key or a token.
 #[derive(Clone, PartialEq, Eq)]
@@ -78,6 +86,9 @@ pub struct FsConfig {
     pub mountpoint: PathBuf,
     /// The upper layer; `None` is the directory under the mountpoint.
     pub backing: Option<PathBuf>,
+    /// The directory under the mountpoint, for one that an earlier instance may still cover: it is
+    /// mounted beneath that one, which is then taken away. `None`: nothing may be mounted there.
+    pub under: Option<Arc<OwnedFd>>,
     /// Users other than the mounting one may use it. PMS is usually another user.
     pub allow_other: bool,
     /// Threads that answer the kernel.
@@ -91,7 +102,29 @@ pub struct FsConfig {
     /// Workers room.
     pub remote: RemoteConfig,
     /// Media route; `None` is off.
-    pub media: Option<SocketAddr>,
+    pub media: Option<MediaConfig>,
+}
+
+/// The media route.
+#[derive(Debug, Clone)]
+pub struct MediaConfig {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// A socket that listens there already, shared by all instances of a mount; `None` makes one.
+    pub socket: Option<Arc<TcpListener>>,
+    /// Signs the URLs where there is no key; `None` makes one.
+    pub secret: Option<Secret>,
+}
+
+impl MediaConfig {
+    /// A route of one instance alone.
+    pub fn new(address: SocketAddr) -> Self {
+        MediaConfig {
+            address,
+            socket: None,
+            secret: None,
+        }
+    }
 }
 
 impl FsConfig {
@@ -100,6 +133,7 @@ impl FsConfig {
         FsConfig {
             mountpoint: mountpoint.into(),
             backing: None,
+            under: None,
             allow_other: false,
             threads: 4,
             passthrough: true,
@@ -114,7 +148,8 @@ impl FsConfig {
 /// Where segments are kept, and how many bytes of them.
 #[derive(Debug, Clone)]
 pub struct CacheConfig {
-    /// Folder of the cache files; `None` makes a private temporary one.
+    /// Folder of the cache; each mountpoint has a folder of its own in it. What bound directories
+    /// held is found there again by the next instance. `None` makes a private temporary one.
     pub dir: Option<PathBuf>,
     /// Hard ceiling in bytes: kept, pinned by an open handle, and being downloaded, together.
     pub ceiling: u64,

@@ -107,6 +107,14 @@ pub struct BeamFs {
     passthrough: AtomicBool,
 }
 
+impl std::fmt::Debug for BeamFs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BeamFs")
+            .field("inodes", &self.inodes)
+            .finish_non_exhaustive()
+    }
+}
+
 impl BeamFs {
     /// A file system over these parts.
     pub fn new(parts: Parts) -> Result<Self> {
@@ -122,6 +130,23 @@ impl BeamFs {
     pub fn grant_passthrough(&self) {
         self.passthrough
             .store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Why whole files are read here and not by the kernel; `None` where the kernel does.
+    pub fn no_passthrough(&self) -> Option<&'static str> {
+        let granted = self.passthrough.load(std::sync::atomic::Ordering::Acquire);
+        (!granted).then_some("needs Linux 6.9 and CAP_SYS_ADMIN")
+    }
+
+    /// Does what was done by way of an earlier instance.
+    pub fn apply(&self, change: crate::binding::Change) {
+        self.parts.bindings.apply(&self.parts.root, change);
+    }
+
+    /// The number of this node of the upper layer, when the kernel knows it.
+    pub fn upper_number(&self, dev: u64, ino: u64) -> Option<u64> {
+        let key = crate::overlay::UpperKey::of_numbers(dev, ino);
+        self.inodes.number(&Key::Upper(key))
     }
 
     /// Which directory shows which session.

@@ -27,12 +27,16 @@ pub mod overlay;
 pub mod remote;
 pub mod runtime;
 
-pub use config::{BadWorkerUrl, CacheConfig, FsConfig, RemoteConfig, Secret, WorkerUrl};
+pub use binding::Change;
+pub use config::{
+    BadWorkerUrl, CacheConfig, FsConfig, MediaConfig, RemoteConfig, Secret, WorkerUrl,
+};
 pub use error::SetupError;
 
 use crate::{
-    binding::{Bindings, Context},
+    binding::{Bindings, Context, What},
     cache::SegmentCache,
+    error::Error,
     fs::{BeamFs, Parts},
     fuse::{Adapter, session},
     overlay::UpperNode,
@@ -40,8 +44,18 @@ use crate::{
     runtime::Crossing,
 };
 use fuser::INodeNo;
+use parking_lot::Mutex;
 use plexbeam_api::mount::MountInfo;
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use rustix::fd::AsRawFd;
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// How often it is looked for bound directories that were removed beneath the mount, and for kept
 /// files that nobody can name any more.
@@ -52,16 +66,29 @@ const TIDY_EVERY: Duration = Duration::from_secs(5);
 pub struct Mounted {
     // Ends before the runtime that serves parked calls.
     served: session::Served,
+    fs: Arc<BeamFs>,
     catalog: Arc<Catalog>,
     cache: Arc<SegmentCache>,
-    media: Option<SocketAddr>,
+    media: Option<media::MediaRoute>,
+    adopted: (usize, usize),
+    /// What earlier instances still use of the ceiling, by their numbers.
+    reserved: Mutex<HashMap<u64, cache::Room>>,
     crossing: Arc<Crossing>,
+}
+
+/// An earlier instance that still runs and has handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Earlier {
+    /// A number that no other has, for [`Mounted::earlier_ended`].
+    pub number: u64,
+    /// Bytes of the ceiling that it goes on using.
+    pub bytes: u64,
 }
 
 impl Mounted {
     /// Where the media route listens.
     pub fn media(&self) -> Option<SocketAddr> {
-        self.media
+        self.media.as_ref().map(|media| media.address)
     }
 
     /// Figures of the cache.
@@ -69,9 +96,24 @@ impl Mounted {
         self.cache.usage()
     }
 
+    /// Bound directories that were taken over, and how many of their files were here.
+    pub fn adopted(&self) -> (usize, usize) {
+        self.adopted
+    }
+
+    /// Why whole files are read by this process and not by the kernel; `None` where the kernel does.
+    pub fn no_passthrough(&self) -> Option<&'static str> {
+        self.fs.no_passthrough()
+    }
+
     /// True when the kernel has ended the mount, for example by `umount`.
     pub fn is_over(&self) -> bool {
         self.served.is_over()
+    }
+
+    /// Films are still being sent.
+    pub fn sends_media(&self) -> bool {
+        self.media.as_ref().is_some_and(|media| !media.is_over())
     }
 
     /// Waits until each worker was asked once how it is, at most this long; so that a binding right
@@ -84,107 +126,250 @@ impl Mounted {
             .block_on(async { tokio::time::timeout(at_most, asked).await });
     }
 
-    /// Takes the mount back.
+    /// Gives bindings and cache to a later instance. From here on the calls that change bindings
+    /// wait, until [`Mounted::handed_over`] or [`Mounted::take_back`]. Gives the bytes of the ceiling
+    /// that this one goes on using.
+    pub fn hand_over(&self) -> u64 {
+        self.fs.bindings().hand_over()
+    }
+
+    /// The later instance is mounted; what changes bindings by way of this one goes there.
+    pub fn handed_over(&self, tell: UnboundedSender<Change>) {
+        if let Some(media) = &self.media {
+            media.stop();
+        }
+        self.fs.bindings().handed_over(tell);
+    }
+
+    /// The later instance did not come up.
+    pub fn take_back(&self) {
+        self.fs.bindings().take_back();
+    }
+
+    /// Does what was done by way of an earlier instance. Never from a thread that answers the kernel.
+    pub fn apply(&self, change: Change) {
+        let gone = match &change.what {
+            What::Gone(name) => Some((change.dev, change.ino, name.clone())),
+            What::Bound(..) | What::Frozen | What::Removed => None,
+        };
+        self.fs.apply(change);
+        if let Some((dev, ino, name)) = gone
+            && let (Some(number), Some(notifier)) =
+                (self.fs.upper_number(dev, ino), self.served.notifier())
+        {
+            // The kernel may not know the name.
+            let _ = notifier.inval_entry(INodeNo(number), name.as_ref());
+        }
+    }
+
+    /// An earlier instance has ended; its bytes are free.
+    pub fn earlier_ended(&self, number: u64) {
+        let room = self.reserved.lock().remove(&number);
+        drop(room);
+    }
+
+    /// Takes the mount back. What bound directories held stays for the next start.
     pub fn unmount(mut self) {
+        self.fs.bindings().note_places();
+        self.cache.keep_bound();
         self.served.unmount();
     }
 }
 
+/// Everything that a mount needs before it takes over and is seen.
+#[derive(Debug)]
+pub struct Prepared {
+    config: FsConfig,
+    mountpoint: PathBuf,
+    root: UpperNode,
+    read_deadline: Duration,
+    crossing: Arc<Crossing>,
+    source: Arc<HttpSource>,
+    cache: Arc<SegmentCache>,
+    catalog: Arc<Catalog>,
+    media: Option<media::MediaRoute>,
+}
+
 /// Makes a mount. When this returns it is there; workers may be unreachable.
 pub fn mount(config: &FsConfig) -> Result<Mounted, SetupError> {
-    let mountpoint = &config.mountpoint;
+    prepare(config)?.serve(&[], None)
+}
+
+/// Clears the mountpoint of a dead mount, and refuses a living one. Gives its path without links.
+pub fn clear(mountpoint: &Path) -> Result<PathBuf, SetupError> {
     session::clear_stale(mountpoint)?;
-    let mountpoint =
-        &std::fs::canonicalize(mountpoint).map_err(|source| SetupError::Mountpoint {
-            path: mountpoint.clone(),
-            source,
-        })?;
-    session::refuse_mounted(mountpoint)?;
-    let backing = config.backing.as_deref().unwrap_or(mountpoint);
-    let (root, _) = UpperNode::root(backing).map_err(|source| SetupError::Backing {
-        path: backing.to_path_buf(),
+    let resolved = std::fs::canonicalize(mountpoint).map_err(|source| SetupError::Mountpoint {
+        path: mountpoint.to_path_buf(),
+        source,
+    })?;
+    session::refuse_mounted(&resolved)?;
+    Ok(resolved)
+}
+
+/// Makes everything that a mount needs, and begins to follow the workers.
+pub fn prepare(config: &FsConfig) -> Result<Prepared, SetupError> {
+    let mountpoint = match &config.under {
+        Some(_) => config.mountpoint.clone(),
+        None => clear(&config.mountpoint)?,
+    };
+    let backing = match (&config.backing, &config.under) {
+        (Some(backing), _) => backing.clone(),
+        (None, Some(under)) => PathBuf::from(format!("/proc/self/fd/{}", under.as_raw_fd())),
+        (None, None) => mountpoint.clone(),
+    };
+    let (root, _) = UpperNode::root(&backing).map_err(|source| SetupError::Backing {
+        path: backing.clone(),
         source,
     })?;
     if root.has(fs::SESSIONS.as_ref()) {
         let path = backing.join(fs::SESSIONS);
         tracing::warn!(path = %path.display(), "hidden by the mount's own `sessions`");
     }
-
-    let read_deadline = within_kernels_bound(config.read_deadline);
     let crossing = Arc::new(Crossing::new()?);
     let start = |error: remote::FetchError| SetupError::Start(error.to_string());
     let source = Arc::new(HttpSource::new(&config.remote).map_err(start)?);
-    let cache = new_cache(&config.cache, mountpoint, &source)?;
+    let cache = new_cache(&config.cache, &mountpoint, &source)?;
     let catalog = Catalog::new(&config.remote.workers, config.remote.health_every);
-    let media = match config.media {
-        Some(address) => Some(media::start(address, &config.remote, crossing.handle())?),
+    let media = match &config.media {
+        Some(route) => Some(media::start(route, &config.remote, crossing.handle())?),
         None => None,
     };
-    let context = Arc::new(Context {
-        catalog: catalog.clone(),
-        source: source.clone(),
-        cache: cache.clone(),
-        parallel: config.remote.parallel.max(1),
-        runtime: crossing.handle().clone(),
-    });
-    let fs = BeamFs::new(Parts {
+    remote::start(&source, &catalog, &config.remote, crossing.handle());
+    Ok(Prepared {
+        read_deadline: within_kernels_bound(config.read_deadline),
+        config: config.clone(),
+        mountpoint,
         root,
-        catalog: catalog.clone(),
-        source: source.clone(),
-        cache: cache.clone(),
-        bindings: Bindings::new(context),
-        info: MountInfo {
-            version: env!("CARGO_PKG_VERSION").into(),
-            api_version: plexbeam_api::API_VERSION,
-            mountpoint: mountpoint.to_string_lossy().into_owned(),
-            read_deadline_ms: read_deadline.as_millis() as u64,
-            media: media.as_ref().map(|media| media.base.clone()),
-            media_secret: None,
-        },
-        media_secret: media.as_ref().and_then(|media| media.own_secret.clone()),
-        read_deadline,
+        crossing,
+        source,
+        cache,
+        catalog,
+        media,
     })
-    .map_err(|error| SetupError::Start(error.to_string()))?;
-    let fs = Arc::new(fs);
+}
 
-    let adapter = Adapter::new(fs.clone(), crossing.clone(), config.passthrough);
-    let (tell, ended) = std::sync::mpsc::channel();
-    catalog.tell_ended(tell);
-    let served = session::Served::start(adapter, mountpoint, config.allow_other, config.threads)?;
-    if let Some(notifier) = served.notifier() {
-        // A thread of its own: an invalidation may wait for a lock of the kernel.
-        let fs = Arc::downgrade(&fs);
-        std::thread::spawn(move || {
-            while let Ok(id) = ended.recv() {
-                let Some(fs) = fs.upgrade() else {
-                    return;
-                };
-                if let Some(number) = fs.sessions_number() {
-                    // The name's time runs out soon anyway.
-                    let _ = notifier.inval_entry(INodeNo(number), id.as_str().as_ref());
+impl Prepared {
+    /// Waits until each worker was asked once how it is, at most this long.
+    pub fn wait_workers(&self, at_most: Duration) {
+        let asked = self.catalog.all_asked();
+        let _ = self
+            .crossing
+            .handle()
+            .block_on(async { tokio::time::timeout(at_most, asked).await });
+    }
+
+    /// Takes over what an earlier instance held, and mounts. `earlier` are those that still run;
+    /// `handing` of them hands over now, so that its files are known to be right.
+    pub fn serve(self, earlier: &[Earlier], handing: Option<u64>) -> Result<Mounted, SetupError> {
+        let Prepared {
+            config,
+            mountpoint,
+            root,
+            read_deadline,
+            crossing,
+            source,
+            cache,
+            catalog,
+            media,
+        } = self;
+        let start = |error: Error| SetupError::Start(error.to_string());
+        let reserved = earlier
+            .iter()
+            .map(|earlier| (earlier.number, cache.reserve(earlier.bytes)))
+            .collect();
+        let context = Context::new(
+            catalog.clone(),
+            source.clone(),
+            cache.clone(),
+            config.remote.parallel.max(1),
+            crossing.handle().clone(),
+            root.duplicate().map_err(start)?,
+        );
+        let bindings = Bindings::new(context);
+        let adopted = bindings.adopt(&root, handing.is_some());
+        cache.tidy();
+        let fs = BeamFs::new(Parts {
+            root,
+            catalog: catalog.clone(),
+            source,
+            cache: cache.clone(),
+            bindings,
+            info: MountInfo {
+                version: env!("CARGO_PKG_VERSION").into(),
+                api_version: plexbeam_api::API_VERSION,
+                mountpoint: mountpoint.to_string_lossy().into_owned(),
+                read_deadline_ms: read_deadline.as_millis() as u64,
+                media: media.as_ref().map(|media| media.base.clone()),
+                media_secret: None,
+            },
+            media_secret: media.as_ref().and_then(|media| media.own_secret.clone()),
+            read_deadline,
+        })
+        .map_err(start)?;
+        let fs = Arc::new(fs);
+
+        let adapter = Adapter::new(fs.clone(), crossing.clone(), config.passthrough);
+        let (tell, ended) = std::sync::mpsc::channel();
+        catalog.tell_ended(tell);
+        let served = session::Served::start(
+            adapter,
+            &mountpoint,
+            config.allow_other,
+            config.threads,
+            config.under.is_some(),
+        )?;
+        if let Some(notifier) = served.notifier() {
+            // A thread of its own: an invalidation may wait for a lock of the kernel.
+            let fs = Arc::downgrade(&fs);
+            std::thread::spawn(move || {
+                while let Ok(id) = ended.recv() {
+                    let Some(fs) = fs.upgrade() else {
+                        return;
+                    };
+                    if let Some(number) = fs.sessions_number() {
+                        // The name's time runs out soon anyway.
+                        let _ = notifier.inval_entry(INodeNo(number), id.as_str().as_ref());
+                    }
                 }
+            });
+        }
+        {
+            let _in_runtime = crossing.handle().enter();
+            fs.bindings().follow_adopted();
+        }
+        let (checked, files) = (cache.clone(), adopted.files);
+        crossing.handle().spawn(async move {
+            for file in files {
+                // Damaged ones are fetched again; what cannot be is told when it is read.
+                let _ = checked.here(&file).await;
             }
         });
-    }
-    remote::start(&source, &catalog, &config.remote, crossing.handle());
-    let (tidied, kept, known) = (Arc::downgrade(&fs), cache.clone(), catalog.clone());
-    crossing.handle().spawn(async move {
-        loop {
-            tokio::time::sleep(TIDY_EVERY).await;
-            let Some(fs) = tidied.upgrade() else {
-                return;
-            };
-            fs.bindings().prune();
-            kept.sweep(&known.uids());
+        let (tidied, kept, known) = (Arc::downgrade(&fs), cache.clone(), catalog.clone());
+        crossing.handle().spawn(async move {
+            loop {
+                tokio::time::sleep(TIDY_EVERY).await;
+                let Some(fs) = tidied.upgrade() else {
+                    return;
+                };
+                fs.bindings().prune();
+                kept.sweep(&known.uids());
+            }
+        });
+        if adopted.directories > 0 {
+            let (directories, kept, missing) = (adopted.directories, adopted.kept, adopted.missing);
+            tracing::info!(directories, kept, missing, "took over what was held before");
         }
-    });
-    Ok(Mounted {
-        served,
-        catalog,
-        cache,
-        media: media.map(|media| media.address),
-        crossing,
-    })
+        Ok(Mounted {
+            served,
+            fs,
+            catalog,
+            cache,
+            media,
+            adopted: (adopted.directories, adopted.kept),
+            reserved: Mutex::new(reserved),
+            crossing,
+        })
+    }
 }
 
 /// Half of the kernel's own bound at most, where there is one.
@@ -215,8 +400,33 @@ fn new_cache(
             return Err(SetupError::CacheInside(dir.clone()));
         }
     }
+    let config = &CacheConfig {
+        dir: config
+            .dir
+            .as_ref()
+            .map(|dir| dir.join(folder_of(mountpoint))),
+        ..*config
+    };
     SegmentCache::new(config, source.clone()).map_err(|error| SetupError::CacheDir {
         path: config.dir.clone().unwrap_or_else(std::env::temp_dir),
         source: error,
     })
+}
+
+/// Name of a mountpoint's own folder in the cache folder.
+fn folder_of(mountpoint: &Path) -> String {
+    let mut name = String::new();
+    for byte in mountpoint.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(*byte)),
+            b'/' => name.push('+'),
+            other => name.push_str(&format!("%{other:02x}")),
+        }
+    }
+    if name.len() > 200 {
+        use sha2::Digest as _;
+        let digest = sha2::Sha256::digest(name.as_bytes());
+        name = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    }
+    name
 }

@@ -5,7 +5,7 @@
 //! range; several ranges are answered with the whole file, which the standard allows.
 
 use crate::{
-    config::{RemoteConfig, Secret, WorkerUrl},
+    config::{MediaConfig, RemoteConfig, Secret, WorkerUrl},
     error::SetupError,
     overlay::read_full,
 };
@@ -26,7 +26,7 @@ use std::{
     ffi::OsString,
     fs::File,
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::{
         ffi::OsStringExt,
         fs::{MetadataExt, OpenOptionsExt},
@@ -50,6 +50,20 @@ pub struct MediaRoute {
     pub base: String,
     /// Signs the URLs where there is no key.
     pub own_secret: Option<Secret>,
+    stop: tokio::sync::watch::Sender<bool>,
+    served: tokio::task::JoinHandle<()>,
+}
+
+impl MediaRoute {
+    /// Takes no further request; those under way are served to their end.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Nothing is served any more.
+    pub fn is_over(&self) -> bool {
+        self.served.is_finished()
+    }
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -59,38 +73,51 @@ struct Signed {
     signature: String,
 }
 
-/// Begins to listen.
+/// A secret for URLs where there is no key.
+pub fn new_secret() -> Secret {
+    let random: [u8; 32] = rand::random();
+    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Secret::new(text)
+}
+
+/// A socket for the route; where there is no key, on loopback only.
+pub fn listen(address: SocketAddr, has_key: bool) -> Result<TcpListener, SetupError> {
+    if !has_key && !address.ip().is_loopback() {
+        return Err(SetupError::MediaNeedsKey(address));
+    }
+    TcpListener::bind(address).map_err(|source| SetupError::MediaListen { address, source })
+}
+
+/// Begins to serve.
 pub fn start(
-    address: SocketAddr,
+    config: &MediaConfig,
     remote: &RemoteConfig,
     runtime: &tokio::runtime::Handle,
 ) -> Result<MediaRoute, SetupError> {
-    if remote.api_key.is_none() && !address.ip().is_loopback() {
-        return Err(SetupError::MediaNeedsKey(address));
-    }
+    let address = config.address;
     let failed = |source| SetupError::MediaListen { address, source };
-    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+    let listener = match &config.socket {
+        Some(socket) => socket.try_clone().map_err(failed)?,
+        None => listen(address, remote.api_key.is_some())?,
+    };
     listener.set_nonblocking(true).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     let own_secret = match remote.api_key {
         Some(_) => None,
-        None => {
-            let random: [u8; 32] = rand::random();
-            Some(Secret::new(
-                random
-                    .iter()
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect::<String>(),
-            ))
-        }
+        None => Some(config.secret.clone().unwrap_or_else(new_secret)),
     };
     let secret = remote.api_key.clone().or_else(|| own_secret.clone());
     let secret = Arc::new(secret.ok_or(SetupError::MediaNeedsKey(address))?);
     let app = app(secret);
     let _in_runtime = runtime.enter();
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-    runtime.spawn(async move {
-        if let Err(error) = axum::serve(listener, app).await {
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let served = runtime.spawn(async move {
+        let end = async move {
+            // Ends also with the route itself.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(end).await {
             tracing::error!(%error, "the media route ended");
         }
     });
@@ -98,6 +125,8 @@ pub fn start(
         address: bound,
         base: format!("http://{}", reachable(bound, &remote.workers)),
         own_secret,
+        stop,
+        served,
     })
 }
 

@@ -33,6 +33,18 @@ impl From<&Stat> for UpperKey {
     }
 }
 
+impl UpperKey {
+    /// Device and number there.
+    pub fn numbers(self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
+    /// The key of these numbers.
+    pub fn of_numbers(dev: u64, ino: u64) -> Self {
+        UpperKey { dev, ino }
+    }
+}
+
 /// A file, directory or other node of the upper layer. Its descriptor keeps its key from being
 /// reused.
 #[derive(Debug)]
@@ -103,6 +115,12 @@ impl UpperNode {
     /// The `O_PATH` descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Where it is now, as the kernel names it; of use only against the root's own path.
+    pub fn path(&self) -> Result<OsString> {
+        let path = fs::readlink(magic(&self.fd), Vec::new())?;
+        Ok(OsString::from_vec(path.into_bytes()))
     }
 
     /// Attributes now.

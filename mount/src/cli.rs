@@ -267,7 +267,7 @@ impl CliArgs {
                 api_key: api_key.map(|key| Secret::new(&key.0)),
                 ..RemoteConfig::default()
             },
-            media: self.export_media,
+            media: self.export_media.map(plexbeam_fusefs::MediaConfig::new),
             ..FsConfig::new(absolute(&self.mountpoint))
         }
     }

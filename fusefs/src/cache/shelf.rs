@@ -55,7 +55,7 @@ impl Shelf {
         let mut held: HashMap<u64, u64> = HashMap::new();
         for (_, entry) in self.entries.iter() {
             if let Some(owner) = entry.owner {
-                *held.entry(owner).or_default() += on_disk(entry.file.size);
+                *held.entry(owner).or_default() += on_disk(entry.file.size());
             }
         }
         if held.get(&asking).copied().unwrap_or(0) + bytes > share {
@@ -80,6 +80,6 @@ impl Shelf {
 
 impl Entry {
     pub(super) fn is_closed(&self) -> bool {
-        Arc::strong_count(&self.file) == 1
+        Arc::strong_count(&self.file) == 1 && self.file.is_alone()
     }
 }

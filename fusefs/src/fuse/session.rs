@@ -1,8 +1,11 @@
 //! The mount itself: made, served, taken back.
 //!
 //! The device is opened and mounted here rather than by fuser, because fuser's own unmount goes by
-//! path and would take away a newer mount at the same place. Where `mount(2)` is not allowed,
-//! `fusermount3` does it through fuser.
+//! path and would take away a newer mount at the same place. It is served before it is attached to
+//! its path, so that nobody ever finds it without answers; over an earlier instance it is attached
+//! beneath that one (`MOVE_MOUNT_BENEATH`, Linux 6.5), which is then taken away, so that nobody ever
+//! finds the plain folder between the two. Where `fsopen(2)` is missing `mount(2)` does, and where
+//! that is not allowed `fusermount3` through fuser.
 
 use super::Adapter;
 use crate::error::SetupError;
@@ -11,7 +14,7 @@ use rustix::{
     fd::OwnedFd,
     fs::{AtFlags, Mode, OFlags, StatxFlags},
     io::Errno,
-    mount::{MountFlags, UnmountFlags},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags},
 };
 use std::{
     ffi::CString,
@@ -67,16 +70,28 @@ pub fn clear_stale(mountpoint: &Path) -> Result<(), SetupError> {
     Err(SetupError::Hung(mountpoint.to_path_buf()))
 }
 
-/// Refuses a mountpoint that carries a live mount of ours.
-pub fn refuse_mounted(mountpoint: &Path) -> Result<(), SetupError> {
+/// Device numbers of our mounts at this path, the lowest first; no file system is asked. The minor
+/// one names the connection under `/sys/fs/fuse/connections`.
+pub fn ours_at(mountpoint: &Path) -> Vec<(u32, u32)> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let wanted = mountpoint.as_os_str().as_bytes();
-    let mounted = table.lines().any(|line| {
+    let device = |line: &str| {
         let mut fields = line.split(' ');
-        let here = fields.nth(4).is_some_and(|field| unescape(field) == wanted);
-        here && fields.skip_while(|field| *field != "-").nth(1) == Some(FS_TYPE)
-    });
-    if mounted {
+        let (major, minor) = fields.nth(2)?.split_once(':')?;
+        let here = unescape(fields.nth(1)?) == wanted;
+        let ours = fields.skip_while(|field| *field != "-").nth(1) == Some(FS_TYPE);
+        (here && ours).then_some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    table.lines().filter_map(device).collect()
+}
+
+fn carries_ours(mountpoint: &Path) -> bool {
+    !ours_at(mountpoint).is_empty()
+}
+
+/// Refuses a mountpoint that carries a live mount of ours.
+pub fn refuse_mounted(mountpoint: &Path) -> Result<(), SetupError> {
+    if carries_ours(mountpoint) {
         Err(SetupError::AlreadyMounted(mountpoint.to_path_buf()))
     } else {
         Ok(())
@@ -142,6 +157,51 @@ fn alive(path: &Path) -> Option<io::Result<bool>> {
     told.recv_timeout(LIFE_SIGN).ok()
 }
 
+/// `MOVE_MOUNT_BENEATH` of `linux/mount.h`.
+const BENEATH: MoveMountFlags = MoveMountFlags::from_bits_retain(0x200);
+
+/// A mount that no path leads to yet, and its device.
+fn mount_detached(allow_other: bool) -> Result<(OwnedFd, OwnedFd), Errno> {
+    use rustix::mount as sys;
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let context = sys::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let set = |key: &str, value: &str| sys::fsconfig_set_string(&context, key, value);
+    set("source", SOURCE)?;
+    set("subtype", SOURCE)?;
+    set("fd", &device.as_raw_fd().to_string())?;
+    set("rootmode", "40000")?;
+    set("user_id", &rustix::process::geteuid().as_raw().to_string())?;
+    set("group_id", &rustix::process::getegid().as_raw().to_string())?;
+    sys::fsconfig_set_flag(&context, "default_permissions")?;
+    if allow_other {
+        sys::fsconfig_set_flag(&context, "allow_other")?;
+    }
+    sys::fsconfig_create(&context)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    let mount = sys::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
+    Ok((mount, device))
+}
+
+/// Lets the path lead to the mount. `over`: in place of an earlier one that may be there.
+fn attach(mount: &OwnedFd, mountpoint: &Path, over: bool) -> Result<(), Errno> {
+    use rustix::mount::move_mount;
+    let place = |flags| {
+        let flags = flags | MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(mount, "", rustix::fs::CWD, mountpoint, flags)
+    };
+    if !over || !carries_ours(mountpoint) {
+        return place(MoveMountFlags::empty());
+    }
+    match place(BENEATH) {
+        Ok(()) => Ok(rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)?),
+        Err(errno) => {
+            tracing::info!(%errno, "cannot mount beneath: the plain folder shows for a moment");
+            rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)?;
+            place(MoveMountFlags::empty())
+        }
+    }
+}
+
 /// Opens the device and mounts it; gives the device.
 fn mount_direct(mountpoint: &Path, allow_other: bool) -> Result<OwnedFd, Errno> {
     let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -160,7 +220,8 @@ fn mount_direct(mountpoint: &Path, allow_other: bool) -> Result<OwnedFd, Errno> 
     Ok(device)
 }
 
-fn detach(path: &Path) -> io::Result<()> {
+/// Takes away what is mounted at this path; what is open stays open.
+pub fn detach(path: &Path) -> io::Result<()> {
     match rustix::mount::unmount(path, UnmountFlags::DETACH) {
         Ok(()) => Ok(()),
         Err(Errno::PERM) => {
@@ -186,12 +247,14 @@ fn mount_id(path: &Path) -> Option<u64> {
 
 impl Served {
     /// Mounts and begins to serve. When this returns the kernel has agreed: the first call on the
-    /// mountpoint is answered here.
+    /// mountpoint is answered here. `over`: in place of an earlier instance, dead or alive, whose
+    /// open files stay its own.
     pub fn start(
         adapter: Adapter,
         mountpoint: &Path,
         allow_other: bool,
         threads: usize,
+        over: bool,
     ) -> Result<Self, SetupError> {
         let failed = |hint| {
             move |source: io::Error| SetupError::Mount {
@@ -219,15 +282,27 @@ impl Served {
             MountOption::NoSuid,
         ];
         let hint = "run as root, or install fuse3 and allow user_allow_other in /etc/fuse.conf";
-        let (session, by_helper) = match mount_direct(mountpoint, allow_other) {
-            Ok(device) => {
+        let (session, detached, by_helper) = match mount_detached(allow_other) {
+            Ok((mount, device)) => {
+                let session = Session::from_fd(adapter, device, acl, config);
+                (session.map_err(failed(hint))?, Some(mount), false)
+            }
+            Err(Errno::NOSYS) => {
+                if over && carries_ours(mountpoint) {
+                    detach(mountpoint).map_err(failed(hint))?;
+                }
+                let device = mount_direct(mountpoint, allow_other);
+                let device = device.map_err(|errno| failed(hint)(errno.into()))?;
                 let session = Session::from_fd(adapter, device, acl, config);
                 let session = session.inspect_err(|_| drop(detach(mountpoint)));
-                (session.map_err(failed(hint))?, false)
+                (session.map_err(failed(hint))?, None, false)
             }
             Err(Errno::PERM | Errno::ACCESS) => {
+                if over && carries_ours(mountpoint) {
+                    detach(mountpoint).map_err(failed(hint))?;
+                }
                 let session = Session::new(adapter, mountpoint, &config);
-                (session.map_err(failed(hint))?, true)
+                (session.map_err(failed(hint))?, None, true)
             }
             Err(errno @ (Errno::NOENT | Errno::NODEV | Errno::NXIO)) => {
                 let hint = "load the kernel module fuse, and give a container --device /dev/fuse";
@@ -238,6 +313,9 @@ impl Served {
         let session = session
             .spawn()
             .map_err(failed("free some memory or threads"))?;
+        if let Some(mount) = detached {
+            attach(&mount, mountpoint, over).map_err(|errno| failed(hint)(errno.into()))?;
+        }
         let mut served = Served {
             path: mountpoint.to_path_buf(),
             id: None,
@@ -258,6 +336,12 @@ impl Served {
         self.session
             .as_ref()
             .is_none_or(|session| session.guard.is_finished())
+    }
+
+    /// The path leads to another mount, or to none: what is served here are files that were opened
+    /// before.
+    pub fn is_covered(&self) -> bool {
+        self.id.is_some() && mount_id(&self.path) != self.id
     }
 
     /// Takes the mount back. Files still open keep working until this process ends.

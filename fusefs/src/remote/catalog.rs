@@ -160,6 +160,19 @@ impl Session {
         self.bump();
     }
 
+    /// A file that an earlier instance held. The worker itself has not told of it.
+    pub fn presume(&self, segment: Segment) -> Arc<RemoteFile> {
+        let mut files = self.files.lock();
+        if let Some(&at) = files.by_name.get(&segment.name) {
+            return files.in_order[at].clone();
+        }
+        let at = files.in_order.len();
+        files.by_name.insert(segment.name.clone(), at);
+        let file = Arc::new(RemoteFile::new(self.origin.clone(), segment));
+        files.in_order.push(file.clone());
+        file
+    }
+
     fn set_status(&self, status: SessionStatus) {
         {
             let mut files = self.files.lock();
@@ -295,6 +308,28 @@ impl Catalog {
         self.workers
             .iter()
             .position(|worker| worker.known.lock().id.as_ref() == Some(id))
+    }
+
+    /// Position of the worker with this URL.
+    pub fn position(&self, url: &str) -> Option<usize> {
+        self.workers
+            .iter()
+            .position(|worker| worker.url.as_str() == url)
+    }
+
+    /// Takes a worker for what it was to an earlier instance, until it says who it is.
+    pub fn presume(&self, worker: usize, id: &Id, boot: Option<&Id>) {
+        let mut known = self.workers[worker].known.lock();
+        known.id.get_or_insert_with(|| id.clone());
+        if known.boot.is_none() {
+            known.boot = boot.cloned();
+        }
+    }
+
+    /// URL of a worker, and which of its starts it is.
+    pub fn identity(&self, worker: usize) -> (WorkerUrl, Option<Id>) {
+        let worker = &self.workers[worker];
+        (worker.url.clone(), worker.known.lock().boot.clone())
     }
 
     /// The session, known already or not.

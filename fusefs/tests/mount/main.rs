@@ -1,6 +1,7 @@
 //! Real mounts, with a fake worker that publishes real bytes. They need root and `/dev/fuse`; where
 //! that is missing they say so loudly and do nothing.
 
+mod adopt;
 mod apart;
 mod binding;
 mod cache;

@@ -5,7 +5,7 @@ use plexbeam_api::{
     media::sign,
     mount::{MountInfo, XATTR_MOUNT},
 };
-use plexbeam_fusefs::{Secret, SetupError};
+use plexbeam_fusefs::{MediaConfig, Secret, SetupError};
 use reqwest::{Client, Method, Response, StatusCode};
 use std::{
     fs,
@@ -71,7 +71,8 @@ fn media_is_served_by_range_under_signed_urls_only() {
     if !can_mount() {
         return;
     }
-    let env = Env::with(|config| config.media = Some("127.0.0.1:0".parse().unwrap()));
+    let env =
+        Env::with(|config| config.media = Some(MediaConfig::new("127.0.0.1:0".parse().unwrap())));
     let route = route(&env, Some(KEY));
     let file = env.dir.path().join("Ünï & [x].mkv");
     let bytes = bytes_of(5, 5_000_000);
@@ -191,7 +192,7 @@ fn without_a_key_the_secret_is_the_owners() {
     }
     let env = Env::with(|config| {
         config.remote.api_key = None;
-        config.media = Some("127.0.0.1:0".parse().unwrap());
+        config.media = Some(MediaConfig::new("127.0.0.1:0".parse().unwrap()));
     });
     let route = route(&env, None);
     fs::write(env.dir.path().join("film"), "x").unwrap();
@@ -251,7 +252,7 @@ fn a_reachable_route_without_a_key_is_refused() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mut config = plexbeam_fusefs::FsConfig::new(dir.path());
-    config.media = Some("0.0.0.0:0".parse().unwrap());
+    config.media = Some(MediaConfig::new("0.0.0.0:0".parse().unwrap()));
     let refused = plexbeam_fusefs::mount(&config).unwrap_err();
     assert!(matches!(refused, SetupError::MediaNeedsKey(_)), "{refused}");
     config.remote.api_key = Some(Secret::new(KEY));
