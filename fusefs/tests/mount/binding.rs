@@ -319,7 +319,9 @@ fn p1_an_untied_directory_is_an_ordinary_one() {
     let (first, second) = (media_name(0, 1), media_name(0, 2));
     env.worker.publish_media("s1", 0, 1, 5_000);
     env.worker.publish_media("s1", 0, 2, 5_000);
-    env.wait_held("play", &second).unwrap();
+    for name in [&first, &second] {
+        env.wait_held("play", name).unwrap();
+    }
     // Looked at, so that the kernel knows the name.
     assert_eq!(fs::read(dir.join(&first)).unwrap().len(), 5_000);
     let denied = fs::write(dir.join(&first), "local");
