@@ -83,7 +83,8 @@ torture: setup ## Long runs of the mount: fsx, pjdfstest, faults, many sessions.
 	$(CARGO) test --locked -p plexbeam-fusefs --test mount torture:: -- --ignored --nocapture --test-threads=1
 
 cartridge-static: setup ## The cartridge as Plex hosts need it: static, optimised.
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --release -p plexbeam-cartridge \
+	RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=symbols \
+	  CARGO_PROFILE_RELEASE_LTO=thin CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 $(CARGO) build --locked --release -p plexbeam-cartridge \
 	  --target $(STATIC_TARGET) --target-dir target/static
 	@echo "target/static/$(STATIC_TARGET)/release/plexbeam-cartridge"
 

@@ -1,7 +1,7 @@
 //! Plex is never worse off (P1): what PlexBeam cannot or should not do, the original does, started
 //! with the same argv, environment and working directory.
 
-use crate::kit::{Stage, cartridge_env};
+use crate::kit::{Stage, cartridge_env, cartridge_log};
 use plexbeam_tests::{
     TestEnv, argv,
     argv::Place,
@@ -16,6 +16,7 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 /// Starts the cartridge as PMS does, with everything known to the byte.
@@ -206,6 +207,40 @@ fn the_original_plays_through_the_mount() {
     report.assert_clean();
     assert_eq!(report.segments, 8);
     assert!(env.root().join("original.record").exists());
+}
+
+/// The first segments lie in the mount, PMS is still busy with the first call, and the cartridge gives
+/// up: the original takes over in the same directory, and PMS sees one whole start.
+#[test]
+fn the_original_takes_over_in_a_bound_directory() {
+    let stage = Stage::new("take-over");
+    let film = Film {
+        seconds: 40.0,
+        size: (320, 180),
+        rate: "24",
+        ..Film::default()
+    };
+    // Slow, so that the worker is still at it when the cartridge gives up.
+    let line = argv::line("sp-01")
+        .scaled(320, 180)
+        .with("-r:0", "24")
+        .with("-preset:0", "veryslow")
+        .segment_seconds(2);
+    let config = stage.env.root().join("impatient.toml");
+    fs::write(&config, "first_segment_ms = 1500\n").expect("write the settings");
+    let mut play = stage
+        .play(line, &film.clip().path())
+        .env("PLEXBEAM_CONFIG", config)
+        .env(TRANSCODE, "1");
+    play.first_answer_after = Duration::from_secs(4);
+    let report = fake_pms::play(&play).expect("a play");
+    let log = cartridge_log(&stage.env);
+    assert!(stage.original().exists(), "{log}");
+    assert!(log.contains("no segment came in time"), "{log}");
+    report.assert_clean();
+    assert_eq!(report.segments, 40);
+    let sessions = stage.worker.sessions();
+    assert!(sessions.iter().all(|s| s.state.is_end()), "{sessions:?}");
 }
 
 /// With no mount at all the segments are downloaded into the session directory.

@@ -109,6 +109,8 @@ pub struct Play<'a> {
     pub subtitles: String,
     /// PMS closes the child's output pipes when the first segment is announced (PROTOCOL 1.10).
     pub close_pipes: bool,
+    /// PMS is so busy that it answers the very first call only after this time.
+    pub first_answer_after: Duration,
     /// PMS removes the directory right after the process has ended.
     pub remove: bool,
     /// Longest wait of the client for the next segment.
@@ -136,6 +138,7 @@ impl Play<'_> {
             keep: None,
             subtitles: media::srt_text(600),
             close_pipes: false,
+            first_answer_after: Duration::ZERO,
             remove: true,
             patience: Duration::from_secs(20),
             expect_whole: true,
@@ -274,6 +277,7 @@ impl Run<'_> {
             startup::Expected::of(&play.media),
             play.throttle_ahead,
         ));
+        job.answer_first_after(play.first_answer_after);
         if let Some(view) = play.worker.clone() {
             job.ask_at_first_call(Box::new(move || opened(&view, &known)));
         }

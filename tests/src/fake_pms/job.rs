@@ -123,6 +123,7 @@ struct State {
     ask: Option<Ask>,
     pipes: Option<Box<dyn std::any::Any + Send>>,
     list_connection: Option<u64>,
+    first_answer_after: Duration,
     ended: bool,
     killed: bool,
 }
@@ -157,6 +158,16 @@ impl Job {
     /// `ask` is called once, before the first call is answered.
     pub fn ask_at_first_call(&self, ask: Ask) {
         self.state.lock().ask = Some(ask);
+    }
+
+    /// The very first call is answered after this time.
+    pub fn answer_first_after(&self, time: Duration) {
+        self.state.lock().first_answer_after = time;
+    }
+
+    /// How long the answer to the call that just came takes.
+    pub fn delay(&self) -> Duration {
+        std::mem::take(&mut self.state.lock().first_answer_after)
     }
 
     /// Dropped when the first segment is announced.

@@ -180,6 +180,7 @@ impl Shared {
             return (404, String::new());
         };
         job.called(call.clone());
+        let delay = job.delay();
         if request.token.as_deref() != Some(&self.token) {
             job.fault(
                 Rule::WrongToken,
@@ -241,6 +242,7 @@ impl Shared {
                 return (200, String::new());
             }
         }
+        thread::sleep(delay);
         (204, String::new())
     }
 }

@@ -90,14 +90,14 @@ impl Startup {
             (!missing.is_empty()).then(|| format!("{call:?} call without {}", missing.join(", ")))
         };
         match call {
+            // Also of a second process, which took over before anything was announced: it tells all
+            // from the beginning, and what the first one told no longer counts.
             Call::Startup => {
-                let late = if self.streams.is_empty() && self.details.is_empty() {
-                    None
-                } else {
-                    late("status=startup")
+                *self = Startup {
+                    startup: true,
+                    ..Startup::default()
                 };
-                self.startup = true;
-                late
+                None
             }
             Call::Stream => {
                 self.streams.push(query.clone());

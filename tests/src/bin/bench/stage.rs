@@ -77,10 +77,16 @@ pub(crate) fn film(with: &Context) -> Result<PathBuf, String> {
 
 /// The cartridge's log of the one session that wrote to this directory.
 pub(crate) fn session_log(logs: &Path) -> String {
-    fs::read_dir(logs.join("sessions"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
-        .collect()
+    let mut text = String::new();
+    let mut folders = vec![logs.join("sessions")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                Ok(_) => text += &fs::read_to_string(entry.path()).unwrap_or_default(),
+                Err(_) => {}
+            }
+        }
+    }
+    text
 }
