@@ -8,9 +8,11 @@
 //! * [`plex`]: the calls that PMS expects.
 //! * [`fallback`]: becoming the original transcoder.
 //! * [`config`], [`log`], [`http`]: settings, logs, connections.
+//! * [`admin`]: the administrator's tool, the same program under its own name.
 //!
 //! Nothing is ever written to stdout, and stderr may be closed: both belong to PMS.
 
+pub mod admin;
 pub mod argv;
 pub mod client;
 pub mod config;

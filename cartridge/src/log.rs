@@ -69,6 +69,13 @@ impl Log {
     }
 }
 
+/// Adds a line to `cartridge_events.log`.
+pub(crate) fn events(dir: &Path, what: fmt::Arguments<'_>) {
+    if let Some(mut file) = append(&dir.join("cartridge_events.log")) {
+        write(&mut file, what);
+    }
+}
+
 fn append(path: &Path) -> Option<File> {
     OpenOptions::new().create(true).append(true).open(path).ok()
 }

@@ -34,6 +34,8 @@ impl Child {
     ) -> Result<Child, SetupError> {
         let mut command = Command::new(program);
         command
+            // As Plex names it; under its own name it is the administrator's tool.
+            .arg0(program.with_file_name("Plex Transcoder"))
             .args(argv)
             .current_dir(dir)
             .env_clear()

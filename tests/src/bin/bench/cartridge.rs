@@ -18,6 +18,7 @@ use plexbeam_tests::{
 use std::{
     cell::Cell,
     fs,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -105,6 +106,7 @@ impl Bench<'_> {
         };
         let mut command = env::clean(Command::new(self.cartridge));
         command
+            .arg0("/usr/lib/plexmediaserver/Plex Transcoder")
             .args(self.line.placed(&place)?)
             .current_dir(&dir)
             .env("X_PLEX_TOKEN", "token")
