@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 # Where Debian's packages have to be: a linker, libav for the worker, clang for bindgen, fuse3 for the
 # mount helper, the rest for the tests.
-PACKAGES := gcc libc6-dev pkg-config clang libclang-dev libavcodec-dev libavformat-dev libavfilter-dev libavutil-dev \
+PACKAGES := gcc binutils libc6-dev pkg-config clang libclang-dev libavcodec-dev libavformat-dev libavfilter-dev libavutil-dev \
   libswscale-dev libswresample-dev libass-dev ffmpeg fuse3 attr curl procps mesa-vulkan-drivers
 # The browser test needs these; they are large, and only `make test` asks for them.
 BROWSER_PACKAGES := chromium nodejs
@@ -16,7 +16,7 @@ CARGO ?= cargo
 STAMP := target/.setup
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help setup setup-browser build test golden lint demo corpus bench torture cartridge-static clean-media
+.PHONY: help setup setup-browser build test golden lint demo corpus bench torture chaos cartridge-static clean-media
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -81,6 +81,9 @@ torture: setup ## Long runs of the mount: fsx, pjdfstest, faults, many sessions.
 	  $(CARGO) install --locked fsx pjdfstest; \
 	fi
 	$(CARGO) test --locked -p plexbeam-fusefs --test mount torture:: -- --ignored --nocapture --test-threads=1
+
+chaos: setup ## Thousands of updates of Plex while transcodes start.
+	PLEXBEAM_CHAOS_ROUNDS=3000 $(CARGO) test --locked -p plexbeam-cartridge --test admin race:: -- --nocapture
 
 cartridge-static: setup ## The cartridge as Plex hosts need it: static, optimised.
 	RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=symbols \
