@@ -94,7 +94,7 @@ impl Install {
         let plex = self.check()?;
         let root = &self.root;
         let dir = root.at(&plex.dir);
-        let lock = Lock::take(&dir)?;
+        let lock = Lock::take(root)?;
         let mut report = vec![found(root, &plex)];
         let mut state = match State::load(root)? {
             Some(state) if state.plex_dir == plex.dir => state,
@@ -315,6 +315,7 @@ pub fn uninstall(
     keep: bool,
     steps: Steps<'_>,
 ) -> Result<Report, Error> {
+    let _lock = Lock::take(root)?;
     let mut state = match State::load(root)? {
         Some(state) => state,
         None => {
@@ -329,11 +330,6 @@ pub fn uninstall(
     };
     let dir = root.at(&state.plex_dir);
     let mut report = Report::new();
-    // Plex itself may be gone by now, and with it its folder.
-    let lock = match dir.exists() {
-        true => Some(Lock::take(&dir)?),
-        false => None,
-    };
     state.removing = true;
     let mut parents = vec![state.plex_dir.clone()];
     parents.extend(
@@ -349,7 +345,8 @@ pub fn uninstall(
     if root.program().exists() {
         state.save(root, &mut *steps)?;
     }
-    if lock.is_some() {
+    // Plex itself may be gone by now, and with it its folder.
+    if dir.exists() {
         swap::take_away(&dir, &mut *steps)?;
         report.push(format!("the original is back in {}", dir.display()));
     }

@@ -28,15 +28,17 @@ pub struct State {
     pub removing: bool,
 }
 
-/// Held while something is changed in Plex's folder. Freed when dropped, and when the process ends.
+/// Held while something is changed. Freed when dropped, and when the process ends. It is on the root
+/// directory: Plex's folder may be replaced, and the home comes and goes.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "its being open is the lock")] File);
 
 impl Lock {
     /// Waits for its turn; other holders are as short as a copy of the program.
-    pub fn take(dir: &Path) -> Result<Self, Error> {
-        let file = File::open(dir).on("open", dir)?;
-        flock(&file, FlockOperation::LockExclusive).on("lock", dir)?;
+    pub fn take(root: &Root) -> Result<Self, Error> {
+        let dir = root.at("/");
+        let file = File::open(&dir).on("open", &dir)?;
+        flock(&file, FlockOperation::LockExclusive).on("lock", &dir)?;
         Ok(Lock(file))
     }
 }

@@ -107,7 +107,7 @@ impl Watchdog {
 
     fn put_back(&self, dir: &Path) -> Result<Found, Error> {
         let root = &self.root;
-        let _lock = Lock::take(dir)?;
+        let _lock = Lock::take(root)?;
         // An uninstallation may have begun while the lock was waited for.
         let Some(mut state) = self.installed()? else {
             return Ok(Found::NotInstalled);

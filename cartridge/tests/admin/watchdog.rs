@@ -95,35 +95,35 @@ fn what_is_not_whole_is_left_alone() {
 fn updates_are_seen_while_it_runs() {
     let host = Host::new();
     host.install().run(&mut |_| Ok(())).unwrap();
-    thread::scope(|scope| {
-        let dog = scope.spawn(|| watchdog(&host).run());
-        host.package(NEW, 0o755);
-        until("a renamed file", || put_back(&host, NEW));
+    let watching = watchdog(&host);
+    // Not joined where the test fails: it would run for ever.
+    let dog = thread::spawn(move || watching.run());
+    host.package(NEW, 0o755);
+    until("a renamed file", || put_back(&host, NEW));
 
-        // In place, in two halves.
-        let text = original(NEWER);
-        let (a, b) = text.split_at(text.len() / 2);
-        fs::write(host.transcoder(), a).unwrap();
-        let mut file = fs::OpenOptions::new()
-            .append(true)
-            .open(host.transcoder())
-            .unwrap();
-        std::io::Write::write_all(&mut file, b.as_bytes()).unwrap();
-        drop(file);
-        until("a file written in place", || put_back(&host, NEWER));
+    // In place, in two halves.
+    let text = original(NEWER);
+    let (a, b) = text.split_at(text.len() / 2);
+    fs::write(host.transcoder(), a).unwrap();
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(host.transcoder())
+        .unwrap();
+    std::io::Write::write_all(&mut file, b.as_bytes()).unwrap();
+    drop(file);
+    until("a file written in place", || put_back(&host, NEWER));
 
-        // The folder is replaced by another one.
-        let (dir, old) = (host.at(PLEX), host.at("/usr/lib/old"));
-        fs::rename(&dir, &old).unwrap();
-        fs::create_dir(&dir).unwrap();
-        fs::write(dir.join("Plex Media Server"), "a server").unwrap();
-        host.package(NEW, 0o755);
-        until("another folder", || put_back(&host, NEW));
+    // The folder is replaced by another one.
+    let (dir, old) = (host.at(PLEX), host.at("/usr/lib/old"));
+    fs::rename(&dir, &old).unwrap();
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("Plex Media Server"), "a server").unwrap();
+    host.package(NEW, 0o755);
+    until("another folder", || put_back(&host, NEW));
 
-        uninstall(&host.root(), None, false, &mut |_| Ok(())).unwrap();
-        until("its end", || dog.is_finished());
-        dog.join().unwrap().unwrap();
-    });
+    uninstall(&host.root(), None, false, &mut |_| Ok(())).unwrap();
+    until("its end", || dog.is_finished());
+    dog.join().unwrap().unwrap();
     assert_eq!(
         fs::read_to_string(host.transcoder()).unwrap(),
         original(NEW)
