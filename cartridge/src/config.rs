@@ -9,6 +9,7 @@
 //! | `fallback_to_local` | `PLEXBEAM_FALLBACK_TO_LOCAL` | true |
 //! | `log_dir` | `PLEXBEAM_LOG_DIR` | [`LOG_DIR`] |
 //! | `copy_video` | `PLEXBEAM_COPY_VIDEO` (`local`, `remote`) | `local` |
+//! | `keep_local` | `PLEXBEAM_KEEP_LOCAL` (comma list) | nothing |
 //! | `find_ms`, `accept_ms`, `queue_ms`, `probe_ms`, `first_segment_ms` | | 500, 1500, 3000, 10000, 60000 |
 //!
 //! A setting that cannot be read is an error, and its consequence is the original transcoder (P1);
@@ -37,6 +38,44 @@ pub enum CopyVideo {
     Local,
     /// May leave.
     Remote,
+}
+
+/// Work that a worker could do, and that the settings may keep on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// Nothing leaves.
+    Everything,
+    /// HDR to SDR.
+    ToneMapping,
+    /// Burned-in text subtitles.
+    BurnedText,
+    /// Burned-in picture subtitles.
+    BurnedPictures,
+    /// Text subtitles beside the film, as an output of their own.
+    SideSubtitles,
+}
+
+impl Work {
+    /// All of them with their names in the settings.
+    pub const ALL: [(&str, Work); 5] = [
+        ("everything", Work::Everything),
+        ("tone_mapping", Work::ToneMapping),
+        ("burned_text", Work::BurnedText),
+        ("burned_pictures", Work::BurnedPictures),
+        ("side_subtitles", Work::SideSubtitles),
+    ];
+
+    /// Its name in the settings.
+    pub fn name(self) -> &'static str {
+        let known = Work::ALL.iter().find(|(_, work)| *work == self);
+        known.map_or("", |(name, _)| name)
+    }
+
+    fn by_name(name: &str) -> Option<Self> {
+        let known = Work::ALL.iter().find(|(known, _)| *known == name);
+        known.map(|(_, work)| *work)
+    }
 }
 
 /// A shared key; never shown.
@@ -76,6 +115,8 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// Jobs that copy the video.
     pub copy_video: CopyVideo,
+    /// Work that stays on this host.
+    pub keep_local: Vec<Work>,
     /// Bounds of waiting.
     pub limits: Limits,
 }
@@ -115,6 +156,7 @@ impl Default for Config {
             fallback_to_local: true,
             log_dir: LOG_DIR.into(),
             copy_video: CopyVideo::default(),
+            keep_local: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -166,6 +208,7 @@ struct File {
     fallback_to_local: Option<bool>,
     log_dir: Option<PathBuf>,
     copy_video: Option<CopyVideo>,
+    keep_local: Option<Vec<Work>>,
     find_ms: Option<u64>,
     accept_ms: Option<u64>,
     queue_ms: Option<u64>,
@@ -214,6 +257,20 @@ impl Config {
                 });
             }
         };
+        let keep_local = match variable(env, "PLEXBEAM_KEEP_LOCAL")? {
+            None => file.keep_local.unwrap_or_default(),
+            Some(list) => list
+                .split(',')
+                .map(str::trim)
+                .filter(|name| !name.is_empty())
+                .map(|name| {
+                    Work::by_name(name).ok_or(Error::Value {
+                        name: "PLEXBEAM_KEEP_LOCAL",
+                        must_be: "a list of everything, tone_mapping, burned_text, burned_pictures, side_subtitles",
+                    })
+                })
+                .collect::<Result<_, _>>()?,
+        };
         let api_key = variable(env, "PLEXBEAM_API_KEY")?
             .map(Secret)
             .or(file.api_key);
@@ -233,6 +290,7 @@ impl Config {
             fallback_to_local: fallback.unwrap_or(defaults.fallback_to_local),
             log_dir: log_dir(env).or(file.log_dir).unwrap_or(defaults.log_dir),
             copy_video: copy_video.unwrap_or_default(),
+            keep_local,
             limits: Limits {
                 find: time(file.find_ms, limits.find),
                 accept: time(file.accept_ms, limits.accept),
@@ -379,6 +437,28 @@ mod tests {
         );
         assert!(!config.fallback_to_local);
         assert_eq!(config.log_dir, Path::new("/logs"));
+    }
+
+    #[test]
+    fn work_is_kept_by_its_names() {
+        let (_dir, path) = file("keep_local = [\"tone_mapping\", \"burned_text\"]\n");
+        let keep = |pairs: &[(&str, &str)]| Config::load(&env(pairs)).map(|c| c.keep_local);
+        let two = [Work::ToneMapping, Work::BurnedText];
+        assert_eq!(keep(&[("PLEXBEAM_CONFIG", &path)]).unwrap(), two);
+        let names = Work::ALL.map(|(name, _)| name).join(" , ");
+        let all = keep(&[("PLEXBEAM_CONFIG", &path), ("PLEXBEAM_KEEP_LOCAL", &names)]);
+        assert_eq!(all.unwrap(), Work::ALL.map(|(_, work)| work));
+        let bad = keep(&[("PLEXBEAM_CONFIG", &path), ("PLEXBEAM_KEEP_LOCAL", "films")]);
+        assert!(bad.unwrap_err().to_string().contains("tone_mapping"));
+        for (name, work) in Work::ALL {
+            assert_eq!(work.name(), name);
+            let (_dir, path) = file(&format!("keep_local = [\"{name}\"]"));
+            assert_eq!(
+                keep(&[("PLEXBEAM_CONFIG", &path)]).unwrap(),
+                [work],
+                "{name}"
+            );
+        }
     }
 
     #[test]

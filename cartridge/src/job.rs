@@ -7,13 +7,14 @@
 mod inputs;
 mod keys;
 mod options;
+mod policy;
 mod reason;
 mod streams;
 
 pub use reason::Reason;
 
 use crate::argv::{CommandLine, Opt};
-use crate::config::CopyVideo;
+use crate::config::{CopyVideo, Work};
 use crate::http::Url;
 use plexbeam_api::{
     API_VERSION, FileName, Id, JobSpec,
@@ -29,6 +30,8 @@ pub struct Surroundings<'a> {
     pub cwd: &'a Path,
     /// Whether jobs that copy the video may leave.
     pub copy_video: CopyVideo,
+    /// Work that stays here.
+    pub keep_local: &'a [Work],
     /// The files of this host.
     pub files: &'a dyn Files,
 }
@@ -153,6 +156,9 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
         .or_else(|| output.text("segment_list"))
         .ok_or(Reason::NoListUrl)?;
     in_session_directory(around.cwd)?;
+    if let Some(work) = policy::kept(&line, around.keep_local) {
+        return Err(Reason::Kept(work));
+    }
     if line.has("map_inlineass") {
         return Err(Reason::InlineAss);
     }

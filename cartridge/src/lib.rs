@@ -93,6 +93,7 @@ fn remote(
     let around = Surroundings {
         cwd: &cwd,
         copy_video: config.copy_video,
+        keep_local: &config.keep_local,
         files: &HostFiles,
     };
     let plan = match job::plan(words, &around) {

@@ -1,6 +1,7 @@
 //! Why a job stays on this host.
 
 use crate::argv::{self, Opt};
+use crate::config::Work;
 use crate::http::UrlError;
 
 /// Why the original transcoder runs instead of a worker.
@@ -32,6 +33,9 @@ pub enum Reason {
     /// Music.
     #[error("the output has no video")]
     NoVideo,
+    /// By policy.
+    #[error("keep_local names `{}`", .0.name())]
+    Kept(Work),
     /// By policy.
     #[error("the video is not encoded, and copy_video is \"local\"")]
     VideoIsCopied,

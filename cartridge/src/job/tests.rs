@@ -60,6 +60,7 @@ fn judged(argv: &[OsString], copy_video: CopyVideo) -> Result<Plan, Reason> {
     let around = Surroundings {
         cwd: Path::new(CWD),
         copy_video,
+        keep_local: &[],
         files: &AllFiles,
     };
     plan(argv, &around)
@@ -499,6 +500,7 @@ fn the_place_matters_too() {
             &Surroundings {
                 cwd: Path::new(cwd),
                 copy_video: CopyVideo::Local,
+                keep_local: &[],
                 files,
             },
         )
@@ -555,4 +557,43 @@ fn a_path_that_is_no_text_is_left_to_the_media_route() {
     let plan = judged(&argv, CopyVideo::Local).unwrap();
     assert_eq!(plan.spec.inputs[0].locations, []);
     assert_eq!(plan.media[0].1.as_os_str(), argv[at + 1]);
+}
+
+#[test]
+fn work_that_is_kept_stays() {
+    let kept = |words: &[OsString], work: Work| {
+        let around = Surroundings {
+            cwd: Path::new(CWD),
+            copy_video: CopyVideo::Remote,
+            keep_local: &[work],
+            files: &AllFiles,
+        };
+        plan(words, &around).err() == Some(Reason::Kept(work))
+    };
+    let graph = |text: &str| changed(&line("sp-01"), "-filter_complex", Some(text));
+    let plain = line("sp-01");
+    let side = line("mc-08");
+    let hdr = graph("[0:0]hwmap=derive_device=opencl,tonemap_opencl=mobius[0];[0]hwdownload[1]");
+    let text = line("nv-08");
+    let pictures = graph("[0:3]scale=w=720:h=480[0];[0:0][0]overlay=x=1[1]");
+    for (work, lines) in [
+        (Work::ToneMapping, [&hdr]),
+        (Work::BurnedText, [&text]),
+        (Work::BurnedPictures, [&pictures]),
+        (Work::SideSubtitles, [&side]),
+    ] {
+        for other in [&plain, &side, &hdr, &text, &pictures] {
+            let own = lines.contains(&other);
+            // A line of a real server may be of several kinds.
+            if own || other == &plain {
+                assert_eq!(kept(other, work), own, "{work:?} {other:?}");
+            }
+        }
+        assert!(kept(&plain, Work::Everything));
+    }
+    assert!(
+        !kept(&text, Work::SideSubtitles),
+        "its second output writes nothing"
+    );
+    assert!(judged(&plain, CopyVideo::Local).is_ok());
 }

@@ -60,6 +60,7 @@ fn judged(line: &Line, copy_video: CopyVideo) -> Result<Plan, Reason> {
     let around = Surroundings {
         cwd: Path::new(&line.cwd),
         copy_video,
+        keep_local: &[],
         files: &AllFiles,
     };
     job::plan(&line.argv, &around)
