@@ -10,6 +10,7 @@
 //! for a certain stream, so that no circle of full queues can form. Back pressure starts at
 //! [`Sink::publish`]. The first failure wins, stops all stages and is the job's result.
 
+mod again;
 mod audio;
 mod blend;
 mod burn;
@@ -28,6 +29,9 @@ mod resolve;
 mod subtitle;
 mod timeline;
 mod video;
+
+pub use again::Again;
+use again::Only;
 
 use crate::{
     input::InputPolicy,
@@ -281,11 +285,35 @@ pub fn run(
     sink: &mut dyn Sink,
     control: &Arc<Control>,
 ) -> Result<(), Problem> {
+    go(spec, None, policy, sink, control)
+}
+
+/// Makes files again that a job had made, and nothing else: [`Sink::publish`] gets
+/// [`Again::wanted`]. Errors: as [`run`].
+pub fn make_again(
+    spec: &JobSpec,
+    again: &Again,
+    policy: &InputPolicy,
+    sink: &mut dyn Sink,
+    control: &Arc<Control>,
+) -> Result<(), Problem> {
+    let mut only = Only::new(sink, &again.wanted);
+    let result = go(spec, Some(again), policy, &mut only, control);
+    only.outcome(result)
+}
+
+fn go(
+    spec: &JobSpec,
+    again: Option<&Again>,
+    policy: &InputPolicy,
+    sink: &mut dyn Sink,
+    control: &Arc<Control>,
+) -> Result<(), Problem> {
     crate::plan::check(spec)?;
     crate::libav::log::errors_only();
     let cancelled = || Problem::new(Kind::Cancelled, "the job was cancelled");
     let shared = Shared::new(control);
-    let resolved = match resolve::resolve(spec, policy, control) {
+    let resolved = match resolve::resolve(spec, again, policy, control) {
         Err(_) if control.is_cancelled() => return Err(cancelled()),
         other => other?,
     };
@@ -322,7 +350,7 @@ pub fn run(
                 demux::run(input, routes, shared)
             });
         }
-        let result = cut::run(&outputs, &facts, &queue, &shared, sink);
+        let result = cut::run(&outputs, &facts, again, &queue, &shared, sink);
         if let Err(problem) = result {
             shared.fail(problem);
         }

@@ -2,7 +2,7 @@
 //! video's keys by the rule of PROTOCOL 7, every other stream at the same moment.
 
 use super::{
-    Made, OutRef, Ready, Shared, Sink,
+    Again, Made, OutRef, Ready, Shared, Sink,
     lane::{Lane, Queued},
     names::Names,
     package::{Fragmented, Muxed, Packager, Part},
@@ -26,14 +26,14 @@ const MAX_WAITING: usize = 256 << 20;
 pub(super) fn run(
     outputs: &[OutputPlan],
     facts: &Facts,
+    again: Option<&Again>,
     queue: &Receiver<Made>,
     shared: &Shared,
     sink: &mut dyn Sink,
 ) -> Result<(), Problem> {
     let mut cutters: Vec<Cutter> = outputs
         .iter()
-        .enumerate()
-        .map(|(at, plan)| Cutter::new(at, plan, facts))
+        .map(|plan| Cutter::new(plan, facts, again))
         .collect::<Result<_, _>>()?;
     let mut report = Report::new(facts);
     while let Ok(made) = queue.recv() {
@@ -75,7 +75,6 @@ pub(super) fn run(
 
 /// One output being cut.
 struct Cutter<'a> {
-    at: usize,
     plan: &'a OutputPlan,
     names: Names<'a>,
     rule: CutRule,
@@ -88,13 +87,16 @@ struct Cutter<'a> {
     from_us: i64,
     /// Start of the job for the cut rule, once the first packet of the reference is known.
     base_us: Option<i64>,
+    /// The start of the job, and of copied video in it where that is known: base of the cut rule.
+    origin_us: i64,
+    copied_from_us: Option<i64>,
     waiting: usize,
     playlist: Vec<Entry>,
     wrote: bool,
 }
 
 impl<'a> Cutter<'a> {
-    fn new(at: usize, plan: &'a OutputPlan, facts: &Facts) -> Result<Self, Problem> {
+    fn new(plan: &'a OutputPlan, facts: &Facts, again: Option<&Again>) -> Result<Self, Problem> {
         let (names, length, tolerance, first_number) = match &plan.packaging {
             Packaging::Dash {
                 segment_seconds,
@@ -153,7 +155,6 @@ impl<'a> Cutter<'a> {
             Names::file(init, 0, 0)?;
         }
         Ok(Cutter {
-            at,
             plan,
             names,
             rule: CutRule {
@@ -164,9 +165,15 @@ impl<'a> Cutter<'a> {
             lanes: plan.streams.iter().map(|_| Lane::new()).collect(),
             reference: 0,
             packager: None,
-            number: *first_number,
+            // Subtitles are counted from the first, whichever is wanted.
+            number: match again {
+                Some(again) if !plan.is_text() => again.number,
+                _ => *first_number,
+            },
             is_seek: facts.is_seek,
             from_us: facts.from_us,
+            origin_us: facts.origin_us,
+            copied_from_us: again.map(|a| a.base_us),
             base_us: None,
             waiting: 0,
             playlist: Vec::new(),
@@ -244,14 +251,14 @@ impl<'a> Cutter<'a> {
             .or_else(|| kind(MediaKind::Audio))
             .unwrap_or_default();
         if self.is_text() {
-            self.base_us = Some(self.from_us);
+            self.base_us = Some(self.origin_us);
         }
         let readies: Vec<Ready> = self
             .lanes
             .iter_mut()
             .filter_map(|l| l.ready.take())
             .collect();
-        let first_number = self.rule.first_number;
+        let first_number = self.number;
         self.packager = Some(match &self.plan.packaging {
             Packaging::Dash { .. } => Packager::Dash(
                 readies
@@ -388,7 +395,10 @@ impl<'a> Cutter<'a> {
             } else {
                 let first_us = rescale(packet.pts(), base, MICROS);
                 let encoded = self.lanes[at].encoded;
-                self.base_us = Some(if encoded { self.from_us } else { first_us });
+                self.base_us = Some(match encoded {
+                    true => self.origin_us,
+                    false => self.copied_from_us.unwrap_or(first_us),
+                });
             }
         } else if self.base_us.is_none() && self.is_seek {
             // Before the start of the video: pre-roll of the audio, and subtitles that are over.
@@ -493,7 +503,7 @@ impl<'a> Cutter<'a> {
         bytes: &[u8],
     ) -> Segment {
         Segment {
-            output: self.at as u32,
+            output: self.plan.at as u32,
             rendition: stream.map(|s| s as u32),
             kind,
             number,
@@ -556,7 +566,7 @@ impl<'a> Cutter<'a> {
             Some(next) if at == self.reference => next,
             _ => lane.end,
         };
-        // Priming before the title's zero is cut off by the edit list.
+        // What the encoder needs to begin lies before the title's zero and is not in the file.
         let start = rescale(start, lane.time_base, scale).max(0);
         segment.pts = start;
         segment.duration = (rescale(end, lane.time_base, scale) - start).max(0);

@@ -2,7 +2,11 @@
 
 use super::{Ready, av, describe};
 use crate::libav::{Muxer, Packet, Rational};
-use plexbeam_api::{Kind, Problem, job::Container, segment::Rendition};
+use plexbeam_api::{
+    Kind, Problem,
+    job::Container,
+    segment::{MediaKind, Rendition},
+};
 
 /// Bytes of one file, before it has a name.
 pub(super) struct Part {
@@ -67,7 +71,7 @@ impl Fragmented {
             .add_stream(&self.ready.params, wish, rate, &self.ready.metadata)
             .map_err(|e| av(&e))?;
         // `frag_discont` makes `tfdt` the first packet's own time. With a time that is not
-        // positive (audio priming at the title's start) it would wrap around instead.
+        // positive (copied sound may begin before the title's zero) it would wrap around instead.
         let discont = if first.pts() > 0 { "+frag_discont" } else { "" };
         let options = [
             (
@@ -87,6 +91,15 @@ impl Fragmented {
     }
 
     fn write(&mut self, mut packet: Packet) -> Result<(), Problem> {
+        // Sound before the title's zero is what the encoder needs to begin. An edit list would cut
+        // it off, but then a segment of a later start, which has none, would play that much early
+        // on this init segment (P7).
+        if self.ready.media == MediaKind::Audio && packet.pts() < 0 {
+            if packet.pts() + packet.duration() <= 0 {
+                return Ok(());
+            }
+            packet.set_times(0, 0);
+        }
         let mut muxer = match self.muxer.take() {
             Some(muxer) => muxer,
             None => self.open(&packet)?,

@@ -1,6 +1,8 @@
 //! From a job's words to open inputs and certain streams.
 
-use super::{Outlet, Ready, Shared, av, burn::Side, demux::Target, spawn, timeline::KeyTimes};
+use super::{
+    Again, Outlet, Ready, Shared, av, burn::Side, demux::Target, spawn, timeline::KeyTimes,
+};
 use crate::{
     input::{self, InputPolicy},
     libav::{
@@ -51,6 +53,8 @@ pub(super) struct OpenInput {
 pub(super) struct Facts {
     /// Start of the job on the output's timeline, microseconds.
     pub(super) from_us: i64,
+    /// The same for the whole job, where only a part of it is made again.
+    pub(super) origin_us: i64,
     /// The job starts inside the title.
     pub(super) is_seek: bool,
     /// Length of the title.
@@ -65,9 +69,18 @@ pub(super) struct Facts {
 
 /// One output with its streams found.
 pub(super) struct OutputPlan {
+    /// Position in the job.
+    pub(super) at: usize,
     pub(super) packaging: Packaging,
     pub(super) muxer_options: Vec<(String, String)>,
     pub(super) streams: Vec<StreamPlan>,
+}
+
+impl OutputPlan {
+    /// Subtitles as text: its segments follow their own packets.
+    pub(super) fn is_text(&self) -> bool {
+        matches!(&self.packaging, Packaging::Segment { container, .. } if container.is_text())
+    }
 }
 
 /// One stream of an output.
@@ -119,8 +132,11 @@ pub(super) struct Resolved {
 }
 
 /// Opens the inputs and finds the streams.
+///
+/// With `again` only its output is planned, and the job starts where that segment began.
 pub(super) fn resolve(
     spec: &JobSpec,
+    again: Option<&Again>,
     policy: &InputPolicy,
     control: &Arc<super::Control>,
 ) -> Result<Resolved, Problem> {
@@ -129,17 +145,14 @@ pub(super) fn resolve(
         inputs.push(open(input, spec.time, policy, control)?);
     }
     let first = &inputs[0];
-    let facts = Facts {
-        from_us: if spec.time.copyts {
-            spec.inputs[0].seek_us.unwrap_or(0)
-                + if spec.time.start_at_zero {
-                    0
-                } else {
-                    first.input.start_us()
-                }
-        } else {
-            0
-        },
+    let from_us = match (spec.time.copyts, spec.time.start_at_zero) {
+        (true, true) => spec.inputs[0].seek_us.unwrap_or(0),
+        (true, false) => spec.inputs[0].seek_us.unwrap_or(0) + first.input.start_us(),
+        (false, _) => 0,
+    };
+    let mut facts = Facts {
+        from_us,
+        origin_us: from_us,
         is_seek: spec.inputs[0].seek_us.is_some_and(|t| t > 0),
         duration_us: first.input.duration_us(),
         format: first.input.format(),
@@ -158,6 +171,9 @@ pub(super) fn resolve(
     };
     let mut outputs = Vec::new();
     for (o, output) in spec.outputs.iter().enumerate() {
+        if again.is_some_and(|a| a.output as usize != o) {
+            continue;
+        }
         let global_header = match &output.packaging {
             Packaging::Dash { .. } => true,
             Packaging::Segment { container, .. } => *container == Container::Matroska,
@@ -180,10 +196,14 @@ pub(super) fn resolve(
         }
         let muxer_options = output.muxer_options.clone();
         outputs.push(OutputPlan {
+            at: o,
             packaging: output.packaging.clone(),
             muxer_options,
             streams,
         });
+    }
+    if let (Some(again), [output]) = (again, outputs.as_mut_slice()) {
+        start_again(again, output, &mut inputs, &mut facts);
     }
     for (i, input) in inputs.iter_mut().enumerate() {
         let used = |index: usize| {
@@ -199,6 +219,44 @@ pub(super) fn resolve(
         outputs,
         facts,
     })
+}
+
+/// How far a stored time may be off its key, for rounding: far less than any two keys are apart.
+const KEY_SLACK_US: i64 = 1_000;
+
+/// Moves the start of the job to that of a segment.
+fn start_again(
+    again: &Again,
+    output: &mut OutputPlan,
+    inputs: &mut [OpenInput],
+    facts: &mut Facts,
+) {
+    // Numbers of subtitles follow their packets from the first: nothing but counting finds them.
+    if output.is_text() || (again.start_us <= again.base_us && !facts.is_seek) {
+        return;
+    }
+    let is_video = |stream: &StreamPlan| {
+        let info = &inputs[stream.input].input.streams[stream.index];
+        info.params.media_type() == MediaType::AVMEDIA_TYPE_VIDEO
+    };
+    let mut copied = false;
+    for at in 0..output.streams.len() {
+        if is_video(&output.streams[at])
+            && let Work::Copy { before_start } = &mut output.streams[at].work
+        {
+            *before_start = true;
+            copied = true;
+        }
+    }
+    facts.from_us = match copied {
+        true => again.start_us + KEY_SLACK_US,
+        // Rounded to a microsecond it may lie behind its frame.
+        false => again.start_us - 1,
+    };
+    facts.is_seek = true;
+    for input in inputs {
+        input.seek_us = Some(facts.from_us + input.shift_us);
+    }
 }
 
 fn open(

@@ -1,5 +1,6 @@
 //! The pipeline on clips made at run time, with a sink in memory; `ffprobe` and `ffmpeg` judge.
 
+mod again;
 mod burn;
 mod kit;
 mod timeline;
