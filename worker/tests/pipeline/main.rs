@@ -3,5 +3,6 @@
 mod again;
 mod burn;
 mod kit;
+mod overlay;
 mod timeline;
 mod video;
