@@ -4,6 +4,7 @@
 //! [`JobSpec`], or dropped by one table with a reason written there. What is left over is
 //! a [`Reason`] (P1). Nothing here touches the network; the file system is asked through [`Files`].
 
+mod burn;
 mod inputs;
 mod keys;
 mod options;
@@ -42,6 +43,8 @@ pub trait Files {
     fn readable_size(&self, path: &Path) -> std::io::Result<u64>;
     /// Its bytes.
     fn read(&self, path: &Path) -> std::io::Result<Vec<u8>>;
+    /// What lies in a folder, sorted; nothing where that cannot be told.
+    fn list(&self, folder: &Path) -> Vec<PathBuf>;
 }
 
 /// The file system of this host.
@@ -59,6 +62,13 @@ impl Files for HostFiles {
 
     fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
         std::fs::read(path)
+    }
+
+    fn list(&self, folder: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten();
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
     }
 }
 
@@ -159,9 +169,6 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
     if let Some(work) = policy::kept(&line, around.keep_local) {
         return Err(Reason::Kept(work));
     }
-    if line.has("map_inlineass") {
-        return Err(Reason::InlineAss);
-    }
     let progress = url("-progressurl", progress)?;
     let list_url = url("the list URL", list_url)?;
     let graphs = streams::graphs(&line)?;
@@ -181,23 +188,31 @@ pub fn plan(words: &[OsString], around: &Surroundings<'_>) -> Result<Plan, Reaso
     }];
     let mut side_lists = Vec::new();
     for (options, name) in line.outputs().skip(1) {
+        let sink = Output {
+            options,
+            name: name.to_str().unwrap_or_default(),
+        };
+        if line.has("map_inlineass") && burn::is_sink(&sink) {
+            continue;
+        }
         let (output, list) = side_output(options, name, &graphs)?;
         outputs.push(output);
         side_lists.push(list);
     }
     options::all_known(&line)?;
     let inputs = inputs::inputs(&line, around)?;
+    let burn_in = burn::sources(&line, &graphs)?;
     let spec = JobSpec {
         api_version: API_VERSION,
         job_id: job_id(&progress, words),
+        burn_in,
+        fonts: burn::fonts(&graphs, &inputs.specs, around.files),
         inputs: inputs.specs,
         graphs,
         outputs,
         time: time_policy(&line)?,
         lease: LeasePolicy::CARTRIDGE,
         hw_accel: HwAccel::Auto,
-        burn_in: Vec::new(),
-        fonts: Vec::new(),
         resume: None,
         argv: words
             .iter()

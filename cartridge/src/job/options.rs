@@ -1,7 +1,7 @@
 //! What becomes of each option that is not part of a stream's description: one table, so that
 //! nothing is lost by accident.
 
-use super::{Output, Reason};
+use super::{Output, Reason, burn};
 use crate::argv::{CommandLine, End, Opt};
 
 /// Options of an encoder that travel as they stand; the worker plans them for its device and
@@ -165,6 +165,7 @@ const GLOBAL: &[&str] = &[
     "init_hw_device",
     "loglevel",
     "loglevel_plex",
+    "map_inlineass",
     "nostats",
     "nostdin",
     "progressurl",
@@ -204,6 +205,14 @@ pub(super) fn muxer_options(output: &Output<'_>) -> Result<Vec<(String, String)>
 /// Fails on the first option that nobody reads where it stands.
 pub(super) fn all_known(line: &CommandLine) -> Result<(), Reason> {
     for group in &line.groups {
+        if let End::Output(name) = &group.end
+            && burn::is_sink(&Output {
+                options: &group.options,
+                name: name.to_str().unwrap_or_default(),
+            })
+        {
+            continue;
+        }
         for opt in &group.options {
             let name = opt.name();
             let known = GLOBAL.contains(&name)

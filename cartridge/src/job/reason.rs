@@ -42,12 +42,9 @@ pub enum Reason {
     /// A second output that is no subtitles in announced segments.
     #[error("a second output is no segmented text with a list")]
     SideOutput,
-    /// Burned-in text subtitles.
-    #[error("text subtitles are burned in (inlineass)")]
+    /// Burned-in text subtitles of which it is not said which.
+    #[error("inlineass and -map_inlineass do not belong together")]
     InlineAss,
-    /// Burned-in picture subtitles.
-    #[error("picture subtitles are overlaid")]
-    PictureSubtitles,
     /// The output names no container.
     #[error("the output names no format")]
     NoFormat,

@@ -7,26 +7,22 @@ use plexbeam_api::{
     segment::MediaKind,
 };
 
-/// All filter graphs, unless one needs a filter that only Plex's own build has.
+/// All filter graphs. What they say is for the worker's planner to judge: it names what it cannot do
+/// before anything is told to PMS.
 pub(super) fn graphs(line: &CommandLine) -> Result<Vec<String>, Reason> {
-    let mut graphs = Vec::new();
-    for opt in line.options().filter(|o| o.name() == "filter_complex") {
-        let graph = opt.text().ok_or_else(|| Reason::value(opt))?;
-        for filter in filters(graph) {
-            match filter {
-                "inlineass" => return Err(Reason::InlineAss),
-                f if f.starts_with("overlay") => return Err(Reason::PictureSubtitles),
-                _ => {}
-            }
-        }
-        graphs.push(graph.to_owned());
-    }
-    Ok(graphs)
+    line.options()
+        .filter(|o| o.name() == "filter_complex")
+        .map(|opt| {
+            let graph = opt.text().ok_or_else(|| Reason::value(opt))?;
+            Ok(graph.to_owned())
+        })
+        .collect()
 }
 
-/// Names of the filters of a graph. Quoted or escaped separators stay inside their filter.
-fn filters(graph: &str) -> Vec<&str> {
-    let mut names = Vec::new();
+/// Names and arguments of the filters of a graph, as they stand. Quoted or escaped separators stay
+/// inside their filter.
+pub(super) fn filters(graph: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
     let (mut start, mut quoted, mut escaped) = (0, false, false);
     let mut ends = Vec::new();
     for (at, c) in graph.char_indices() {
@@ -45,10 +41,17 @@ fn filters(graph: &str) -> Vec<&str> {
         while let Some(rest) = text.strip_prefix('[') {
             text = rest.split_once(']').map_or("", |(_, rest)| rest.trim());
         }
-        names.push(text.split(['=', '[', '@', ' ']).next().unwrap_or_default());
+        // And output labels at the end.
+        while text.ends_with(']') {
+            text = text
+                .rsplit_once('[')
+                .map_or("", |(rest, _)| rest.trim_end());
+        }
+        let (name, arguments) = text.split_once('=').unwrap_or((text, ""));
+        found.push((name.split(['@', ' ']).next().unwrap_or_default(), arguments));
         start = end + 1;
     }
-    names
+    found
 }
 
 /// The streams of an output, one for each `-map`.
@@ -264,12 +267,16 @@ mod tests {
     fn filter_names_are_found_behind_labels_and_quotes() {
         assert_eq!(
             filters("[0:0]hwupload[0];[0]scale_cuda=w=1280:h=720[1]"),
-            ["hwupload", "scale_cuda"]
+            [("hwupload", ""), ("scale_cuda", "w=1280:h=720")]
         );
         assert_eq!(
             filters("[0:1] aresample=async=1:ochl='a,b;c':x=1\\,2[0];[0] [1]overlay,null[2]"),
-            ["aresample", "overlay", "null"]
+            [
+                ("aresample", "async=1:ochl='a,b;c':x=1\\,2"),
+                ("overlay", ""),
+                ("null", "")
+            ]
         );
-        assert_eq!(filters(""), [""]);
+        assert_eq!(filters(""), [("", "")]);
     }
 }

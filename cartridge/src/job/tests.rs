@@ -13,6 +13,9 @@ impl Files for AllFiles {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         Ok(path.as_os_str().as_encoded_bytes().to_vec())
     }
+    fn list(&self, folder: &Path) -> Vec<PathBuf> {
+        vec![folder.join("A.ttf"), folder.join("readme.txt")]
+    }
 }
 
 struct NoFiles;
@@ -23,6 +26,9 @@ impl Files for NoFiles {
     }
     fn read(&self, _path: &Path) -> io::Result<Vec<u8>> {
         Err(io::ErrorKind::NotFound.into())
+    }
+    fn list(&self, _folder: &Path) -> Vec<PathBuf> {
+        Vec::new()
     }
 }
 
@@ -84,7 +90,7 @@ fn changed(argv: &[OsString], option: &str, value: Option<&str>) -> Vec<OsString
 }
 
 #[test]
-fn at_least_21_of_the_27_complete_segmented_lines_leave() {
+fn the_27_complete_segmented_lines_leave() {
     let text = |argv: &[OsString], option: &str| {
         let at = argv.iter().position(|w| w == option)?;
         argv.get(at + 1)?.to_str().map(str::to_owned)
@@ -102,22 +108,38 @@ fn at_least_21_of_the_27_complete_segmented_lines_leave() {
     for line in &lines {
         match judged(&line.argv, CopyVideo::Remote) {
             Ok(_) => remote += 1,
-            Err(Reason::SideOutput | Reason::InlineAss | Reason::PictureSubtitles) => {}
             Err(reason) => panic!("{}: {reason}", line.id),
         }
         match judged(&line.argv, CopyVideo::Local) {
             Ok(_) => encoded += 1,
-            Err(
-                Reason::VideoIsCopied
-                | Reason::SideOutput
-                | Reason::InlineAss
-                | Reason::PictureSubtitles,
-            ) => {}
+            Err(Reason::VideoIsCopied) => {}
             Err(reason) => panic!("{}: {reason}", line.id),
         }
     }
-    assert_eq!(remote, 26, "of 27: one inlineass stays");
-    assert_eq!(encoded, 8, "of the nine that encode one is inlineass");
+    assert_eq!(remote, 27);
+    assert_eq!(encoded, 9);
+}
+
+#[test]
+fn a_burned_line_names_its_stream_and_carries_its_font() {
+    let plan = remote("nv-08");
+    let spec = &plan.spec;
+    assert_eq!(spec.outputs.len(), 1, "the null output only decodes");
+    assert_eq!(spec.burn_in.len(), 1);
+    assert_eq!(spec.burn_in[0].input, 0);
+    assert_eq!(spec.burn_in[0].select, StreamSelector::Index { index: 2 });
+    let font = "/usr/lib/plexmediaserver/Resources/Fonts/NotoSans-Medium.otf";
+    assert_eq!(spec.fonts.len(), 1);
+    assert_eq!(spec.fonts[0].path, font);
+    // A font that is not there costs a typeface, not the job; other outputs behind it stay.
+    let graph = "[0:0]inlineass=fonts_dir=/fonts[2]";
+    let plan = judged(
+        &changed(&line("nv-08"), "-filter_complex", Some(graph)),
+        CopyVideo::Local,
+    );
+    assert_eq!(plan.unwrap().spec.fonts[0].path, "/fonts/A.ttf");
+    let other = changed(&line("nv-08"), "-map_inlineass", None);
+    assert_eq!(judged(&other, CopyVideo::Local), Err(Reason::SideOutput));
 }
 
 #[test]
@@ -420,10 +442,6 @@ fn doubts_have_a_name() {
     assert_eq!(
         reason(&changed(&base, "-f", Some("hls"))),
         Reason::Format("hls".into())
-    );
-    assert_eq!(
-        graph("[0:0][0:3]overlay_cuda=x=1[1]"),
-        Reason::PictureSubtitles
     );
     assert_eq!(graph("[0:0]inlineass=font_size=1[1]"), Reason::InlineAss);
     assert_eq!(

@@ -6,7 +6,7 @@ use plexbeam_cartridge::config::CopyVideo;
 use plexbeam_cartridge::job::{self, Files, Plan, Reason, Surroundings};
 use std::ffi::OsString;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A host on which every file is there: the line alone decides.
 struct AllFiles;
@@ -17,6 +17,9 @@ impl Files for AllFiles {
     }
     fn read(&self, _path: &Path) -> std::io::Result<Vec<u8>> {
         Ok(b"bytes".to_vec())
+    }
+    fn list(&self, _folder: &Path) -> Vec<PathBuf> {
+        Vec::new()
     }
 }
 
