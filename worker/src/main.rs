@@ -6,7 +6,7 @@ use plexbeam_worker::{
     cli::{Cli, Command, ProbeArgs, ServeArgs},
     device::{self, Wish},
     error::StartError,
-    pipeline, serve,
+    serve,
 };
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
                 parent: args.parent,
                 memory: args.memory,
             };
-            match child::main(inheritance, pipeline::run) {
+            match child::main(inheritance, child::inside::work) {
                 // Threads of the pipeline may still hold libav; exiting does not wait for them.
                 Ok(()) => std::process::exit(0),
                 Err(error) => {

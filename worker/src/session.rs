@@ -5,6 +5,7 @@
 //!
 //! Lock order: registry, then session, then store. None is held over an await.
 
+mod again;
 mod history;
 mod lease;
 mod names;
@@ -51,6 +52,9 @@ pub struct Session {
     names: Names,
     shelf: ShelfId,
     store: Arc<Store>,
+    /// The job and its folder.
+    order: (Arc<JobSpec>, PathBuf),
+    makings: again::Makings,
     live: Mutex<Live>,
     /// Number of the newest event.
     news: watch::Sender<u64>,
@@ -72,8 +76,8 @@ struct Live {
     queue_place: Option<u64>,
     history: History,
     lease: Lease,
-    /// The job and its folder, until a child takes them.
-    order: Option<(Box<JobSpec>, PathBuf)>,
+    /// No child has taken the job yet.
+    fresh: bool,
 }
 
 /// True for the arrows of [`SessionState`]'s documentation.
@@ -117,8 +121,10 @@ impl Session {
                 queue_place: None,
                 history: History::default(),
                 lease: Lease::new(spec.lease),
-                order: Some((Box::new(spec), dir)),
+                fresh: true,
             }),
+            order: (Arc::new(spec), dir),
+            makings: again::Makings::default(),
             news: watch::channel(0).0,
             lease_news: Notify::new(),
             wanted: watch::channel(Wanted::default()).0,
@@ -277,7 +283,7 @@ impl Session {
                     live.queue_place = None;
                 }
                 if change.state.is_end() {
-                    live.order = None;
+                    live.fresh = false;
                     self.store.end(self.shelf);
                 }
                 let problem = change.problem.as_ref().map(|p| p.detail.as_str());

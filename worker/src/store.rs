@@ -375,7 +375,25 @@ impl Store {
 
     /// Makes a written file readable under its name. Errors: `Internal` when the bytes on disk are
     /// not what was announced or the name was published before (a playlist may be).
-    pub fn commit(&self, mut reservation: Reservation, segment: &Segment) -> Result<(), Problem> {
+    pub fn commit(&self, reservation: Reservation, segment: &Segment) -> Result<(), Problem> {
+        self.put(reservation, segment, |before| {
+            before.is_none_or(|before| before.segment.kind == SegmentKind::Playlist)
+        })
+    }
+
+    /// The same for a file that was dropped and is made again. Errors: also where it is there.
+    pub fn restore(&self, reservation: Reservation, segment: &Segment) -> Result<(), Problem> {
+        self.put(reservation, segment, |before| {
+            before.is_some_and(|before| before.dropped)
+        })
+    }
+
+    fn put(
+        &self,
+        mut reservation: Reservation,
+        segment: &Segment,
+        may_follow: impl FnOnce(Option<&Entry>) -> bool,
+    ) -> Result<(), Problem> {
         let path = reservation.dir.join(&reservation.file);
         let on_disk = std::fs::metadata(&path).map(|meta| meta.len()).ok();
         if segment.size != reservation.bytes || on_disk != Some(segment.size) {
@@ -401,15 +419,15 @@ impl Store {
                 fetched: None,
                 readers: 0,
             };
-            match shelf.entries.get(&segment.name) {
-                Some(before) if before.segment.kind != SegmentKind::Playlist => {
-                    return Err(Problem::new(
-                        Kind::Internal,
-                        format!("{} was published twice", segment.name),
-                    ));
-                }
-                Some(_) => {}
-                None => shelf.order.push(segment.name.clone()),
+            let before = shelf.entries.get(&segment.name);
+            if !may_follow(before) {
+                return Err(Problem::new(
+                    Kind::Internal,
+                    format!("{} was published twice", segment.name),
+                ));
+            }
+            if before.is_none() {
+                shelf.order.push(segment.name.clone());
             }
             shelf.entries.insert(segment.name.clone(), entry)
         };
@@ -465,6 +483,27 @@ impl Store {
             .filter(|entry| !entry.dropped)
             .map(|entry| entry.segment.clone())
             .collect()
+    }
+
+    /// All that was ever published, and the names among it that were dropped.
+    pub fn published(&self, shelf: ShelfId) -> (Vec<Segment>, Vec<FileName>) {
+        let inner = self.inner.lock();
+        let Some(shelf) = inner.shelves.get(&shelf) else {
+            return Default::default();
+        };
+        let entries = || {
+            shelf
+                .order
+                .iter()
+                .filter_map(|name| shelf.entries.get(name))
+        };
+        (
+            entries().map(|entry| entry.segment.clone()).collect(),
+            entries()
+                .filter(|entry| entry.dropped)
+                .map(|entry| entry.segment.name.clone())
+                .collect(),
+        )
     }
 
     /// Digest of a name as last published, dropped or not.

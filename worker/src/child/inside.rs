@@ -7,12 +7,11 @@
 
 use super::message::{self, FromChild, JobOrder, MAX_TO_CHILD, ToChild};
 use crate::{
-    input::InputPolicy,
-    pipeline::{Control, Sink},
+    pipeline::{self, Control, Sink},
     store::part_name,
 };
 use parking_lot::Mutex;
-use plexbeam_api::{Event, JobSpec, Kind, Problem, Segment};
+use plexbeam_api::{Event, Kind, Problem, Segment};
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -24,8 +23,17 @@ use std::{
     time::Duration,
 };
 
-/// The work of a child: [`crate::pipeline::run`], or a test's.
-pub type Run = fn(&JobSpec, &InputPolicy, &mut dyn Sink, &Arc<Control>) -> Result<(), Problem>;
+/// The work of a child: [`work`], or a test's.
+pub type Run = fn(&JobOrder, &mut dyn Sink, &Arc<Control>) -> Result<(), Problem>;
+
+/// Runs what the order says: a whole job, or what of it is to be made again.
+pub fn work(order: &JobOrder, sink: &mut dyn Sink, control: &Arc<Control>) -> Result<(), Problem> {
+    let JobOrder { spec, policy, .. } = order;
+    match &order.again {
+        None => pipeline::run(spec, policy, sink, control),
+        Some(again) => pipeline::make_again(spec, again, policy, sink, control),
+    }
+}
 
 /// Exit code of a child whose worker is gone.
 const ORPHANED: i32 = 3;
@@ -42,7 +50,6 @@ pub fn serve(socket: OwnedFd, run: Run) -> io::Result<()> {
     let Some(ToChild::Job(order)) = message::read(&mut reader, MAX_TO_CHILD)? else {
         return Ok(());
     };
-    let JobOrder { spec, policy, dir } = *order;
     let control = Control::new();
     let (grant_tx, grants) = channel();
     {
@@ -65,10 +72,10 @@ pub fn serve(socket: OwnedFd, run: Run) -> io::Result<()> {
     let mut sink = SocketSink {
         writer: writer.clone(),
         grants,
-        dir,
+        dir: order.dir.clone(),
         control: control.clone(),
     };
-    let outcome = run(&spec, &policy, &mut sink, &control);
+    let outcome = run(&order, &mut sink, &control);
     tell(
         &writer,
         &match outcome {

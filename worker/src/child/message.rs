@@ -1,7 +1,7 @@
 //! What worker and job child say to each other over their socket pair: JSON frames, each behind its
 //! length as a big-endian `u32`.
 
-use crate::input::InputPolicy;
+use crate::{input::InputPolicy, pipeline::Again};
 use plexbeam_api::{Event, FileName, JobSpec, Problem, Segment};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -53,6 +53,9 @@ pub struct JobOrder {
     pub policy: InputPolicy,
     /// Its folder in the spool.
     pub dir: PathBuf,
+    /// Files of it that were dropped and are to be made again; `None`: all of the job.
+    #[serde(default)]
+    pub again: Option<Again>,
 }
 
 /// Child to worker.

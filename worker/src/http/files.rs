@@ -31,7 +31,11 @@ pub(super) async fn file(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let session = app.registry.get(&id)?;
-    let reading = session.read(&name)?;
+    // Only who wants the bytes has them made again.
+    let reading = match method {
+        Method::HEAD => session.read(&name)?,
+        _ => app.registry.read(&session, &name).await?,
+    };
     let segment = reading.segment().clone();
     let etag = format!("\"{}\"", segment.digest.0);
     let mut response = if none_match(&headers, &etag) {

@@ -1,10 +1,11 @@
 //! All sessions: who is let in, who waits, who is paused and who is freed.
 
-use super::{Session, Verdict, runner};
+use super::{Session, Verdict, again::Turn, runner};
 use crate::{
     child::Spawner,
     config::{ChildConfig, Secret, SessionConfig},
     device::Ladder,
+    input::InputPolicy,
     store::{ShelfId, Store},
 };
 use parking_lot::Mutex;
@@ -50,6 +51,7 @@ pub struct Registry {
     running: watch::Sender<u32>,
     /// Set once the devices are proved; until then the processor does everything.
     ladder: OnceLock<Ladder>,
+    turn: Turn,
     me: Weak<Registry>,
 }
 
@@ -108,6 +110,7 @@ impl Registry {
             inner: Mutex::default(),
             running: watch::channel(0).0,
             ladder: OnceLock::new(),
+            turn: Turn::new(),
             me: me.clone(),
         })
     }
@@ -115,6 +118,26 @@ impl Registry {
     /// Takes the devices that jobs may use. Once; a second call changes nothing.
     pub fn set_ladder(&self, ladder: Ladder) {
         let _ = self.ladder.set(ladder);
+    }
+
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub(super) fn spawner(&self) -> &Arc<Spawner> {
+        &self.spawner
+    }
+
+    pub(super) fn child(&self) -> &ChildConfig {
+        &self.child
+    }
+
+    pub(super) fn policy(&self) -> &InputPolicy {
+        &self.config.policy
+    }
+
+    pub(super) fn turn(&self) -> &Turn {
+        &self.turn
     }
 
     /// Events of all sessions from now on.
@@ -196,18 +219,18 @@ impl Registry {
             };
             // Taken before the state, so that who ends it from now on waits for the runner.
             session.idle.send_replace(false);
-            let order = session.live.lock().order.take();
-            let Some(order) = order.filter(|_| session.enter(SessionState::Running, None)) else {
+            let fresh = std::mem::take(&mut session.live.lock().fresh);
+            if !(fresh && session.enter(SessionState::Running, None)) {
                 session.idle.send_replace(true);
                 continue;
-            };
+            }
             inner.running += 1;
             self.running.send_replace(inner.running);
             let place = Place {
                 registry: registry.clone(),
                 session,
             };
-            tokio::spawn(run(place, order));
+            tokio::spawn(run(place));
         }
         for (place, session) in inner.queue.iter().enumerate() {
             session.live.lock().queue_place = Some(place as u64 + 1);
@@ -327,6 +350,7 @@ impl Registry {
         let (session, store) = (session.clone(), self.store.clone());
         tokio::spawn(async move {
             session.until_idle().await;
+            session.makings.end().await;
             remove_shelf(store, session.shelf).await;
         });
     }
@@ -409,14 +433,14 @@ async fn remove_shelf(store: Arc<Store>, shelf: ShelfId) {
     let _ = tokio::task::spawn_blocking(move || store.remove(shelf)).await;
 }
 
-async fn run(place: Place, order: (Box<JobSpec>, std::path::PathBuf)) {
+async fn run(place: Place) {
     let registry = &place.registry;
     let outcome = runner::run(
         &place.session,
         &registry.store,
         &registry.spawner,
         &registry.child,
-        runner::order(order, &registry.config.policy),
+        runner::order(&place.session.order, &registry.config.policy),
     )
     .await;
     match outcome {

@@ -24,22 +24,23 @@ pub(super) enum Outcome {
 }
 
 /// The child's first message.
-pub(super) fn order((spec, dir): (Box<JobSpec>, PathBuf), policy: &InputPolicy) -> ToChild {
+pub(super) fn order((spec, dir): &(Arc<JobSpec>, PathBuf), policy: &InputPolicy) -> ToChild {
     ToChild::Job(Box::new(JobOrder {
-        spec: *spec,
+        spec: spec.as_ref().clone(),
         policy: policy.clone(),
-        dir,
+        dir: dir.clone(),
+        again: None,
     }))
 }
 
 /// Bytes of a log line of a child that are kept.
 const MAX_LOG_BYTES: usize = 2000;
 
-type Pending = Pin<Box<dyn Future<Output = Result<Reservation, Problem>> + Send>>;
+pub(super) type Pending = Pin<Box<dyn Future<Output = Result<Reservation, Problem>> + Send>>;
 
 /// Room that the child asked for.
 #[derive(Default)]
-enum Room {
+pub(super) enum Room {
     #[default]
     None,
     Wanted(FileName, Pending),
@@ -212,7 +213,7 @@ async fn tell(process: &mut JobProcess, told: Wanted, now: Wanted) -> std::io::R
 }
 
 /// The name on disk once there is room; never returns when none is wanted. Cancel safe.
-async fn grant(room: &mut Room) -> Result<String, Problem> {
+pub(super) async fn grant(room: &mut Room) -> Result<String, Problem> {
     let Room::Wanted(_, pending) = room else {
         return std::future::pending().await;
     };
@@ -281,6 +282,6 @@ fn publish(
     Ok(())
 }
 
-fn breach(what: &str) -> Problem {
+pub(super) fn breach(what: &str) -> Problem {
     Problem::new(Kind::Internal, format!("the job process sent {what}"))
 }

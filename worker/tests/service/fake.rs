@@ -1,14 +1,13 @@
 //! A job child that follows a script: the words of the job's `argv`, one after the other.
 
 use plexbeam_api::{
-    Event, FileName, JobSpec, Kind, Problem, Segment,
+    Event, FileName, Kind, Problem, Segment,
     event::{LogLevel, LogLine, Probed, Progress},
     segment::{Digest, SegmentKind},
 };
 use plexbeam_worker::{
-    child::{self, Inheritance},
-    input::InputPolicy,
-    pipeline::{Control, Sink},
+    child::{self, Inheritance, message::JobOrder},
+    pipeline::{Again, Control, Sink},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -59,12 +58,34 @@ fn segment(kind: SegmentKind, number: Option<u32>, name: &str, data: &[u8]) -> S
     }
 }
 
-fn run(
-    spec: &JobSpec,
-    _policy: &InputPolicy,
-    sink: &mut dyn Sink,
-    control: &Arc<Control>,
-) -> Result<(), Problem> {
+/// Makes a segment again: the bytes of the first time, each one greater.
+fn make_again(again: &Again, sink: &mut dyn Sink) -> Result<(), Problem> {
+    for name in &again.wanted {
+        let mut data = bytes(again.number, 40_000);
+        data.iter_mut()
+            .for_each(|byte| *byte = byte.wrapping_add(1));
+        let number = Some(again.number);
+        sink.publish(
+            segment(SegmentKind::Media, number, name.as_str(), &data),
+            data,
+        )?;
+    }
+    Ok(())
+}
+
+fn run(order: &JobOrder, sink: &mut dyn Sink, control: &Arc<Control>) -> Result<(), Problem> {
+    let spec = &order.spec;
+    if let Some(again) = &order.again {
+        if spec.argv.iter().any(|word| word == "never-again") {
+            return Err(Problem::new(Kind::BadInput, "the film is gone"));
+        }
+        if spec.argv.iter().any(|word| word == "slow-again") {
+            while control.pass() {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        return make_again(again, sink);
+    }
     let cancelled = || Problem::new(Kind::Cancelled, "cancelled");
     for word in &spec.argv {
         if !control.pass() {
@@ -74,6 +95,7 @@ fn run(
         let verb = parts.next().unwrap();
         let mut number = || parts.next().map_or(0, |text| text.parse::<u32>().unwrap());
         match verb {
+            "never-again" | "slow-again" => {}
             "probed" => sink.event(Event::Probed(Probed {
                 duration_us: Some(60_000_000),
                 format: "fake".into(),

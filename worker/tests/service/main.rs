@@ -2,6 +2,7 @@
 //! doing what the job's `argv` tells it ([`fake`]), so that each behaviour can be had at will; tests
 //! in [`process`] run the real binary.
 
+mod again;
 mod auth;
 mod bench;
 mod ceiling;
