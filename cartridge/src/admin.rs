@@ -3,9 +3,11 @@
 //! * [`install`]: into Plex and out of it; [`swap`] is the exchange of the two programs,
 //!   [`signature`] tells them apart, [`state`] remembers what was made, [`places`] knows where.
 //! * [`watchdog`]: puts the cartridge back after an update of Plex.
+//! * [`analyze`]: what the logs tell.
 //!
 //! Nothing here is on the path of a transcode.
 
+pub mod analyze;
 pub mod cli;
 pub mod error;
 mod events;
@@ -15,6 +17,7 @@ pub mod places;
 pub mod signature;
 pub mod state;
 pub mod swap;
+pub mod table;
 pub mod watchdog;
 
 pub use cli::run;

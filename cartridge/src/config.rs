@@ -8,6 +8,7 @@
 //! | `original` | `PLEXBEAM_ORIGINAL` | the program's own path with `.real`, else [`ORIGINAL`] |
 //! | `fallback_to_local` | `PLEXBEAM_FALLBACK_TO_LOCAL` | true |
 //! | `log_dir` | `PLEXBEAM_LOG_DIR` | [`LOG_DIR`] |
+//! | `hide_names` | `PLEXBEAM_HIDE_NAMES` | false |
 //! | `copy_video` | `PLEXBEAM_COPY_VIDEO` (`local`, `remote`) | `local` |
 //! | `keep_local` | `PLEXBEAM_KEEP_LOCAL` (comma list) | nothing |
 //! | `find_ms`, `accept_ms`, `queue_ms`, `probe_ms`, `first_segment_ms` | | 500, 1500, 3000, 10000, 60000 |
@@ -113,6 +114,8 @@ pub struct Config {
     pub fallback_to_local: bool,
     /// Where logs go.
     pub log_dir: PathBuf,
+    /// No path of a command line is written into a log.
+    pub hide_names: bool,
     /// Jobs that copy the video.
     pub copy_video: CopyVideo,
     /// Work that stays on this host.
@@ -155,6 +158,7 @@ impl Default for Config {
             api_key: None,
             fallback_to_local: true,
             log_dir: LOG_DIR.into(),
+            hide_names: false,
             copy_video: CopyVideo::default(),
             keep_local: Vec::new(),
             limits: Limits::default(),
@@ -207,6 +211,7 @@ struct File {
     original: Option<PathBuf>,
     fallback_to_local: Option<bool>,
     log_dir: Option<PathBuf>,
+    hide_names: Option<bool>,
     copy_video: Option<CopyVideo>,
     keep_local: Option<Vec<Work>>,
     find_ms: Option<u64>,
@@ -235,17 +240,8 @@ impl Config {
                 why,
             })?);
         }
-        let fallback = match variable(env, "PLEXBEAM_FALLBACK_TO_LOCAL")?.as_deref() {
-            None => file.fallback_to_local,
-            Some("true" | "1" | "yes" | "on") => Some(true),
-            Some("false" | "0" | "no" | "off") => Some(false),
-            Some(_) => {
-                return Err(Error::Value {
-                    name: "PLEXBEAM_FALLBACK_TO_LOCAL",
-                    must_be: "true or false",
-                });
-            }
-        };
+        let fallback = switch(env, "PLEXBEAM_FALLBACK_TO_LOCAL")?.or(file.fallback_to_local);
+        let hide_names = switch(env, "PLEXBEAM_HIDE_NAMES")?.or(file.hide_names);
         let copy_video = match variable(env, "PLEXBEAM_COPY_VIDEO")?.as_deref() {
             None => file.copy_video,
             Some("local") => Some(CopyVideo::Local),
@@ -289,6 +285,7 @@ impl Config {
             api_key,
             fallback_to_local: fallback.unwrap_or(defaults.fallback_to_local),
             log_dir: log_dir(env).or(file.log_dir).unwrap_or(defaults.log_dir),
+            hide_names: hide_names.unwrap_or(defaults.hide_names),
             copy_video: copy_video.unwrap_or_default(),
             keep_local,
             limits: Limits {
@@ -380,6 +377,19 @@ fn variable(env: Env<'_>, name: &'static str) -> Result<Option<String>, Error> {
             })
         })
         .transpose()
+}
+
+/// A variable that is yes or no.
+fn switch(env: Env<'_>, name: &'static str) -> Result<Option<bool>, Error> {
+    match variable(env, name)?.as_deref() {
+        None => Ok(None),
+        Some("true" | "1" | "yes" | "on") => Ok(Some(true)),
+        Some("false" | "0" | "no" | "off") => Ok(Some(false)),
+        Some(_) => Err(Error::Value {
+            name,
+            must_be: "true or false",
+        }),
+    }
 }
 
 /// A URL for a message: nothing of what stands before an `@`.

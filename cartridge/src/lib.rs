@@ -44,7 +44,8 @@ pub fn run() -> u8 {
     let words: Vec<OsString> = words.collect();
     let env = |name: &str| std::env::var_os(name);
     let log_dir = config::log_dir(&env).unwrap_or_else(|| config::LOG_DIR.into());
-    let mut log = Log::new(&log_dir);
+    // Until the settings are read nobody knows whether names may be written down.
+    let mut log = Log::new(&log_dir, &words, true);
     // A fault of ours must not reach PMS before the original had its chance, nor its stderr.
     std::panic::set_hook(Box::new(|_| {}));
     let announced = Arc::new(AtomicBool::new(false));
@@ -56,16 +57,15 @@ pub fn run() -> u8 {
         });
     match outcome {
         Outcome::Exit(code) => {
-            let seconds = started.elapsed().as_secs();
-            log.master(format_args!("remote: exit {code} after {seconds} s"));
+            log.ended(code);
             code
         }
         Outcome::Original(reason) => {
             let exe = std::env::current_exe().ok();
             let original = config::original(&env, &argv0, exe.as_deref());
-            log.master(format_args!("local: {reason}"));
+            log.local(&words, &reason);
             let error = fallback::become_original(&original, &argv0, &words);
-            log.master(format_args!("{}: {error}", original.display()));
+            log.trouble(format_args!("{}: {error}", original.display()));
             let message = format!("cannot start {}: {error}\n", original.display());
             // PMS may have closed it.
             let _ = std::io::stderr().write_all(message.as_bytes());
@@ -85,7 +85,7 @@ fn remote(
         Ok(config) => config,
         Err(error) => return Outcome::Original(format!("settings: {error}")),
     };
-    *log = Log::new(&config.log_dir);
+    *log = Log::new(&config.log_dir, words, config.hide_names);
     let cwd: PathBuf = match std::env::current_dir() {
         Ok(cwd) => cwd,
         Err(error) => return Outcome::Original(format!("working directory: {error}")),

@@ -1,21 +1,32 @@
-//! Logs: one line per transcode in `master.log`, what happened in `sessions/<job>.log`. Logging never
-//! fails a job and never writes to stdout or stderr, which belong to PMS.
+//! Logs: one line per transcode in `master.log`, troubles in `cartridge_events.log`, one folder per
+//! playback in `sessions/`, kinds of command lines in `patterns/`. Logging never fails a job, never
+//! waits, and never writes to stdout or stderr, which belong to PMS.
+//!
+//! In `sessions/<job>/`: `argv.json`, `job.json`, `timeline.log` (stages), `result.json` (the end, where
+//! PMS did not kill the process).
 
-use plexbeam_api::{Id, manifest::mpd::Date};
+pub mod hide;
+pub mod learn;
+pub mod store;
+
+use hide::Hide;
+use plexbeam_api::{Id, JobSpec, job::Location, manifest::mpd::Date};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Session logs that are kept; the oldest go first.
-const KEEP: usize = 200;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The logs of this process. Clones write to the same files.
 #[derive(Debug, Clone)]
 pub struct Log {
     dir: PathBuf,
+    started: Instant,
+    hide: Arc<Hide>,
     session: Arc<Mutex<Session>>,
 }
 
@@ -24,27 +35,90 @@ pub struct Log {
 struct Session {
     job: Option<Id>,
     events: Option<File>,
+    facts: BTreeMap<&'static str, String>,
+    /// The line in `master.log` is written.
+    told: bool,
+    learned: bool,
+}
+
+/// How a playback ended: `result.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndOfSession {
+    /// `remote` or `local`.
+    pub ran: String,
+    /// Exit code; `None` where the original took over.
+    pub exit: Option<u8>,
+    /// Why it ran locally; `None` for a remote one.
+    pub reason: Option<String>,
+    /// From the start, seconds.
+    pub seconds: f64,
+    /// `worker`, `device`, `accepted_ms`, `probed_ms`, `first_segment_ms`, as far as they were known.
+    #[serde(default)]
+    pub facts: BTreeMap<String, String>,
 }
 
 impl Log {
-    /// Logs below this directory, which need not exist or be writable.
-    pub fn new(dir: &Path) -> Self {
+    /// Logs below this directory, which need not exist or be writable. With `hide_names` no path of the
+    /// command line is written down.
+    pub fn new(dir: &Path, words: &[OsString], hide_names: bool) -> Self {
+        let hide = match hide_names {
+            true => Hide::paths_of(words),
+            false => Hide::default(),
+        };
         Log {
             dir: dir.to_owned(),
+            started: Instant::now(),
+            hide: Arc::new(hide),
             session: Arc::default(),
         }
     }
 
-    /// Opens the session's own log.
-    pub fn open_session(&self, job: &Id) {
-        let dir = self.dir.join("sessions");
-        // Where it cannot be made, opening the log fails and nothing is logged.
-        let _ = std::fs::create_dir_all(&dir);
-        prune(&dir);
+    /// Opens the session's folder. What is large or slow about it is done beside the job.
+    pub fn open_session(&self, spec: &JobSpec) {
+        let sessions = self.dir.join("sessions");
+        let dir = sessions.join(spec.job_id.as_str());
+        let events = store::open(&dir.join("timeline.log"));
         if let Ok(mut session) = self.session.lock() {
-            session.events = append(&dir.join(format!("{job}.log")));
-            session.job = Some(job.clone());
+            session.events = events;
+            session.job = Some(spec.job_id.clone());
+            session.learned = true;
         }
+        let (log, spec) = (self.clone(), without_data(spec));
+        // Where no thread can be had, these files are missing.
+        let _ = std::thread::Builder::new()
+            .name("log".into())
+            .stack_size(256 << 10)
+            .spawn(move || log.keep(&dir, spec));
+    }
+
+    fn keep(&self, dir: &Path, mut spec: JobSpec) {
+        let words: Vec<OsString> = spec.argv.drain(..).map(OsString::from).collect();
+        store::replace(&dir.join("argv.json"), &self.shown(&words));
+        let job = serde_json::to_string_pretty(&spec).unwrap_or_default();
+        // As text: a name may stand anywhere in it.
+        store::append(&dir.join("job.json"), self.hide.text(&job).as_bytes());
+        learn::learn(&self.dir, &words, true, "for a worker", || {
+            self.shown(&words)
+        });
+        let sessions = self.dir.join("sessions");
+        store::prune(&sessions, store::SESSIONS, store::SESSION_BYTES);
+    }
+
+    fn shown(&self, words: &[OsString]) -> Vec<String> {
+        let shown = |word: &OsString| self.hide.text(&word.to_string_lossy());
+        words.iter().map(shown).collect()
+    }
+
+    /// A measured value or a name that belongs to the session's result.
+    pub fn fact(&self, name: &'static str, value: impl fmt::Display) {
+        if let Ok(mut session) = self.session.lock() {
+            session.facts.insert(name, value.to_string());
+        }
+    }
+
+    /// The same for a moment: milliseconds since the start.
+    pub fn moment(&self, name: &'static str) {
+        self.fact(name, self.started.elapsed().as_millis());
     }
 
     /// Something happened in the session.
@@ -52,57 +126,135 @@ impl Log {
         if let Ok(mut session) = self.session.lock()
             && let Some(file) = session.events.as_mut()
         {
-            write(file, what);
+            let _ = file.write_all(line(&self.hide, what).as_bytes());
         }
+    }
+
+    /// PMS hears of the first segment: from here on it is a transcode of a worker, however PMS ends it.
+    pub fn first_segment(&self) {
+        self.moment("first_segment_ms");
+        self.event(format_args!(
+            "first segment announced after {} ms",
+            self.started.elapsed().as_millis()
+        ));
+        let facts = self.session.lock().map(|session| {
+            let facts = session.facts.iter();
+            facts
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        });
+        self.master(format_args!("remote: {}", facts.unwrap_or_default()));
+    }
+
+    /// The end of a playback that stays this process to its end.
+    pub fn ended(&self, code: u8) {
+        let told = self.session.lock().is_ok_and(|session| session.told);
+        if !told {
+            self.master(format_args!("remote: exit {code} before the first segment"));
+        } else if code != 0 && code != 255 {
+            self.trouble(format_args!("remote: exit {code} after the first segment"));
+        }
+        self.event(format_args!("exit {code}"));
+        self.result("remote", Some(code), None);
+    }
+
+    /// The original takes over, or has the job from the beginning.
+    pub fn local(&self, words: &[OsString], reason: &str) {
+        self.master(format_args!("local: {reason}"));
+        let (session, learned) = match self.session.lock() {
+            Ok(session) => (session.job.is_some(), session.learned),
+            Err(_) => return,
+        };
+        if session {
+            self.event(format_args!("local: {reason}"));
+            self.result("local", None, Some(self.hide.text(reason)));
+            self.trouble(format_args!("local: {reason}"));
+        }
+        if !learned {
+            learn::learn(&self.dir, words, false, &self.hide.text(reason), || {
+                self.shown(words)
+            });
+        }
+    }
+
+    fn result(&self, ran: &str, exit: Option<u8>, reason: Option<String>) {
+        let Ok(session) = self.session.lock() else {
+            return;
+        };
+        let Some(job) = &session.job else { return };
+        let facts = session.facts.iter();
+        let end = EndOfSession {
+            ran: ran.to_owned(),
+            exit,
+            reason,
+            seconds: self.started.elapsed().as_secs_f64(),
+            facts: facts
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+        };
+        let dir = self.dir.join("sessions").join(job.as_str());
+        store::replace(&dir.join("result.json"), &end);
     }
 
     /// The one line of this process in `master.log`.
     pub fn master(&self, what: fmt::Arguments<'_>) {
-        let _ = std::fs::create_dir_all(&self.dir);
-        let job = self.session.lock().ok().and_then(|s| s.job.clone());
-        if let Some(mut file) = append(&self.dir.join("master.log")) {
-            match job {
-                Some(job) => write(&mut file, format_args!("{job} {what}")),
-                None => write(&mut file, what),
+        let job = match self.session.lock() {
+            Ok(mut session) => {
+                session.told = true;
+                session.job.clone()
             }
-        }
+            Err(_) => None,
+        };
+        let text = match job {
+            Some(job) => line(&self.hide, format_args!("{job} {what}")),
+            None => line(&self.hide, what),
+        };
+        store::append_rotated(&self.dir.join("master.log"), text.as_bytes());
+    }
+
+    /// Something that an administrator should know of, in `cartridge_events.log`.
+    pub fn trouble(&self, what: fmt::Arguments<'_>) {
+        let job = self.session.lock().ok().and_then(|s| s.job.clone());
+        let job = job.map_or(String::new(), |job| format!("{job} "));
+        let text = line(&self.hide, format_args!("{job}{what}"));
+        store::append_rotated(&self.dir.join(EVENTS), text.as_bytes());
     }
 }
 
-/// Adds a line to `cartridge_events.log`.
+/// Installation, updates, troubles.
+const EVENTS: &str = "cartridge_events.log";
+
+/// Adds a line to `cartridge_events.log`, where its directory is there.
 pub(crate) fn events(dir: &Path, what: fmt::Arguments<'_>) {
-    if let Some(mut file) = append(&dir.join("cartridge_events.log")) {
-        write(&mut file, what);
+    if dir.is_dir() {
+        let text = line(&Hide::default(), what);
+        store::append_rotated(&dir.join(EVENTS), text.as_bytes());
     }
 }
 
-fn append(path: &Path) -> Option<File> {
-    OpenOptions::new().create(true).append(true).open(path).ok()
-}
-
-/// One write per line, so that lines of several processes do not mix.
-fn write(file: &mut File, what: fmt::Arguments<'_>) {
+/// A line with date and process, whatever is in the text.
+fn line(hide: &Hide, what: fmt::Arguments<'_>) -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = Date(since.map_or(0, |d| d.as_millis() as u64));
-    let what = what.to_string().replace(['\n', '\r'], " ");
-    let line = format!("{now} [{}] {what}\n", std::process::id());
-    let _ = file.write_all(line.as_bytes());
+    let what = hide.text(&what.to_string()).replace(['\n', '\r'], " ");
+    format!("{now} [{}] {what}\n", std::process::id())
 }
 
-fn prune(dir: &Path) {
-    let Ok(entries) = std::fs::read_dir(dir) else {
-        return;
-    };
-    let mut logs: Vec<(SystemTime, PathBuf)> = entries
-        .flatten()
-        .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
-        .filter(|(_, path)| path.extension().is_some_and(|e| e == "log"))
-        .collect();
-    logs.sort();
-    let surplus = (logs.len() + 1).saturating_sub(KEEP);
-    for (_, path) in logs.into_iter().take(surplus) {
-        let _ = std::fs::remove_file(path);
+/// The job without the contents of its side files.
+fn without_data(spec: &JobSpec) -> JobSpec {
+    let mut spec = spec.clone();
+    for location in spec
+        .inputs
+        .iter_mut()
+        .flat_map(|input| &mut input.locations)
+    {
+        match location {
+            Location::Inline { data, .. } => *data = Vec::new(),
+            Location::Path { .. } | Location::Url { .. } => {}
+        }
     }
+    spec
 }
 
 #[cfg(test)]
@@ -110,38 +262,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_per_call_and_never_more() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = Log::new(dir.path());
-        log.event(format_args!("before the session is known: nowhere"));
-        log.open_session(&"a-b".parse().unwrap());
-        log.event(format_args!("two\nlines"));
-        log.master(format_args!("done"));
-        let text = std::fs::read_to_string(dir.path().join("sessions/a-b.log")).unwrap();
-        assert_eq!(text.lines().count(), 1);
-        assert!(text.ends_with("two lines\n"));
-        let text = std::fs::read_to_string(dir.path().join("master.log")).unwrap();
-        assert!(text.ends_with("] a-b done\n"));
-    }
-
-    #[test]
     fn a_directory_that_cannot_be_written_is_no_error() {
-        let log = Log::new(Path::new("/proc/nowhere"));
-        log.open_session(&"a".parse().unwrap());
+        let log = Log::new(Path::new("/proc/nowhere"), &[], false);
         log.event(format_args!("lost"));
         log.master(format_args!("lost"));
+        log.local(&["-version".into()], "lost");
+        log.ended(1);
     }
 
     #[test]
-    fn old_session_logs_go() {
+    fn a_start_that_stays_here_is_one_line_and_one_pattern() {
         let dir = tempfile::tempdir().unwrap();
-        for n in 0..KEEP + 20 {
-            std::fs::write(dir.path().join(format!("{n}.log")), "").unwrap();
-        }
-        std::fs::write(dir.path().join("not-ours.txt"), "").unwrap();
-        prune(dir.path());
-        let left = std::fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(left, KEEP - 1 + 1);
-        assert!(dir.path().join("not-ours.txt").exists());
+        let words = ["-i", "/films/The Name.mkv", "-f", "null", "-"].map(OsString::from);
+        let log = Log::new(dir.path(), &words, true);
+        log.local(&words, "no input /films/The Name.mkv\nat all");
+        let text = std::fs::read_to_string(dir.path().join("master.log")).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        assert!(
+            text.contains("] local: no input <media ") && text.ends_with(" at all\n"),
+            "{text}"
+        );
+        let patterns = learn::patterns(dir.path());
+        assert_eq!((patterns.len(), patterns[0].1, patterns[0].2), (1, 0, 1));
+        let all = format!("{text}{patterns:?}");
+        assert!(!all.contains("The Name"), "{all}");
+        assert!(!dir.path().join("sessions").exists());
+        assert!(!dir.path().join(EVENTS).exists());
     }
 }

@@ -101,7 +101,7 @@ struct Traces {
 /// Runs a playback to its end.
 pub async fn play(playback: Playback) -> Outcome {
     let (log, local) = (playback.log.clone(), playback.config.fallback_to_local);
-    log.open_session(&playback.plan.spec.job_id);
+    log.open_session(&playback.plan.spec);
     let mut traces = Traces {
         announced: playback.announced.clone(),
         ..Traces::default()
@@ -251,6 +251,8 @@ async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
     });
     let (session, accepted) = placed.await?;
     traces.session = Some(session.clone());
+    log.moment("accepted_ms");
+    log.fact("worker", &accepted.worker);
     log.event(format_args!(
         "accepted by {} at {} after {} ms",
         accepted.worker,
@@ -356,6 +358,8 @@ struct Course {
 impl Course {
     async fn run(&mut self, hold: Hold) -> Result<(), Trouble> {
         let probed = self.until_probed().await?;
+        self.log.moment("probed_ms");
+        self.log.fact("device", &probed.device);
         self.log
             .event(format_args!("input open, encoding by {}", probed.device));
         let reporter = Reporter::start(

@@ -1,5 +1,6 @@
 //! Flags of the administrator's tool.
 
+use super::analyze::{self, Ask};
 use super::error::Error;
 use super::install::{self, Install};
 use super::places::Root;
@@ -33,6 +34,8 @@ enum Command {
     Uninstall(UninstallArgs),
     /// Put the cartridge back whenever an update of Plex has replaced it.
     Watchdog(WatchdogArgs),
+    /// Tell what the logs know of past transcodes.
+    Analyze(AnalyzeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -72,6 +75,29 @@ struct WatchdogArgs {
     /// Milliseconds in which nothing may have happened to the transcoder before it is replaced.
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     quiet_ms: u64,
+}
+
+#[derive(Debug, Args)]
+struct AnalyzeArgs {
+    /// Which of the transcodes on this host a worker could have had, and what it takes.
+    #[arg(long)]
+    remote_feasibility: bool,
+
+    /// All that is known of one job.
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["remote_feasibility", "patterns"])]
+    detail: Option<String>,
+
+    /// The kinds of command lines that Plex has used.
+    #[arg(long, conflicts_with = "remote_feasibility")]
+    patterns: bool,
+
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+
+    /// Folder of the logs [default: as in the settings].
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
 }
 
 /// Runs the tool with these words, the first of which is its name.
@@ -130,6 +156,16 @@ impl Cli {
                 let report = install::uninstall(&root, dir, args.keep, &mut |_| Ok(()))?;
                 print(&report);
                 Ok(())
+            }
+            Command::Analyze(args) => {
+                let ask = match (args.detail, args.patterns, args.remote_feasibility) {
+                    (Some(job), ..) => Ask::Detail(job),
+                    (None, true, _) => Ask::Patterns,
+                    (None, false, true) => Ask::Feasibility,
+                    (None, false, false) => Ask::Summary,
+                };
+                let dir = args.log_dir.unwrap_or_else(|| root.log_dir());
+                analyze::run(&dir, &ask, args.json)
             }
             Command::Watchdog(args) => {
                 let quiet = Duration::from_millis(args.quiet_ms);

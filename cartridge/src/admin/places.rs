@@ -68,6 +68,20 @@ impl Root {
         self.at(config::CONFIG)
     }
 
+    /// Folder of the logs: as the environment or the settings name it.
+    pub fn log_dir(&self) -> PathBuf {
+        let env = |name: &str| match (name, std::env::var_os(name)) {
+            ("PLEXBEAM_CONFIG", None) if self.config().exists() => {
+                Some(self.config().into_os_string())
+            }
+            (_, value) => value,
+        };
+        let named = config::log_dir(&env);
+        // Settings that cannot be read name no folder; the transcoder logs to the usual one then.
+        let dir = named.or_else(|| Some(config::Config::load(&env).ok()?.log_dir));
+        self.at(dir.unwrap_or_else(|| config::LOG_DIR.into()))
+    }
+
     /// Plex's folder: the one that is named, or the first known one that holds a transcoder.
     pub fn plex(&self, named: Option<&Path>) -> Result<Plex, Error> {
         if let Some(dir) = named {

@@ -204,7 +204,9 @@ impl Poster {
             let text = self.list.announce(&batch, now_ms());
             match self.first.take() {
                 Some((announced, first)) => {
-                    announced.store(true, Ordering::Relaxed);
+                    if !announced.swap(true, Ordering::Relaxed) {
+                        self.log.first_segment();
+                    }
                     self.log
                         .event(format_args!("first segment: number {}", batch.number));
                     self.post(text).await;

@@ -127,7 +127,7 @@ impl Scene {
 
     fn log(&self) -> String {
         let log = self.root.path().join("log");
-        let session = log.join("sessions/sess-job-1.log");
+        let session = log.join("sessions/sess-job-1/timeline.log");
         [session, log.join("master.log")]
             .map(|path| std::fs::read_to_string(path).unwrap_or_default())
             .concat()

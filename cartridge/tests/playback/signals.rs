@@ -78,10 +78,13 @@ async fn a_job_runs_without_the_three_standard_files() {
     let scene = Scene::new().await;
     let command = scene.command(&scene.argv("sp-01"));
     let command = command.as_std();
+    // A shell cannot give another name than the file's, and the name decides.
+    let named = scene.root.path().join("Plex Transcoder");
+    std::os::unix::fs::symlink(command.get_program(), &named).unwrap();
     let mut shell = tokio::process::Command::new("/bin/sh");
     shell
         .args(["-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"])
-        .arg(command.get_program())
+        .arg(&named)
         .args(command.get_args())
         .current_dir(&scene.dir)
         .kill_on_drop(true);
