@@ -66,7 +66,7 @@ fn stand_in(bytes: &[u8], path: &Path) -> String {
     }
 }
 
-/// The values behind [`SECRETS`], and what stands before the `@` of a URL, become dots.
+/// The values of tokens and keys, and what stands before the `@` of a URL, become dots.
 pub fn without_secrets(mut text: String) -> String {
     for name in SECRETS {
         let mut from = 0;
