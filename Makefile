@@ -74,13 +74,14 @@ corpus: build ## Judge all recorded command lines and their like against ffmpeg 
 bench: setup ## Print ratios against ffmpeg and compare them with the baseline.
 	tests/bench.sh
 
-torture: setup ## Long runs of the mount: fsx, pjdfstest, faults, many sessions.
+torture: setup ## Long runs: fsx, pjdfstest, faults, many sessions, minutes of silence.
 	@if ! command -v fsx >/dev/null || ! command -v pjdfstest >/dev/null; then \
 	  dpkg-query -W libacl1-dev >/dev/null 2>&1 || { sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	    $$sudo apt-get update -qq </dev/null; $$sudo apt-get install -y -qq --no-install-recommends libacl1-dev </dev/null; }; \
 	  $(CARGO) install --locked fsx pjdfstest; \
 	fi
 	$(CARGO) test --locked -p plexbeam-fusefs --test mount torture:: -- --ignored --nocapture --test-threads=1
+	$(CARGO) test --locked -p plexbeam-cartridge --test playback torture_ -- --ignored
 
 chaos: setup ## Thousands of updates of Plex while transcodes start.
 	PLEXBEAM_CHAOS_ROUNDS=3000 $(CARGO) test --locked -p plexbeam-cartridge --test admin race:: -- --nocapture

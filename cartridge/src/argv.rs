@@ -210,14 +210,6 @@ impl Opt {
         }
         Some(Specifier::parse(text))
     }
-
-    /// Index of the output stream it speaks of.
-    pub fn stream(&self) -> Option<u32> {
-        match self.specifier()? {
-            Specifier::Index(index) | Specifier::Stream(index) => Some(index),
-            Specifier::Id(_) | Specifier::Kind(..) | Specifier::Other(_) => None,
-        }
-    }
 }
 
 impl Specifier {

@@ -448,6 +448,46 @@ mod tests {
         assert!(!format!("{url} {url:?}").contains("secret"));
     }
 
+    /// PMS takes a closed pipeline for a crash, and a slow encoder may need minutes for a segment.
+    #[tokio::test]
+    async fn a_connection_is_kept_however_long_nothing_is_said() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}/list", listener.local_addr().unwrap())).unwrap();
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut calls = 0;
+            let mut seen = Vec::new();
+            let mut buffer = [0; 4096];
+            loop {
+                let n = stream.read(&mut buffer).await.unwrap();
+                if n == 0 {
+                    return calls;
+                }
+                seen.extend_from_slice(&buffer[..n]);
+                // The last chunk.
+                if seen.ends_with(b"0\r\n\r\n") {
+                    seen.clear();
+                    calls += 1;
+                    let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                    stream.write_all(reply).await.unwrap();
+                }
+            }
+        });
+        let mut connection = Connection::new(&url, Vec::new());
+        for _ in 0..3 {
+            let mut call = Call::new(Method::POST, url.clone()).body("text/csv", "row");
+            call.chunked = true;
+            let reply = connection.call(&call, within(Duration::from_secs(30)));
+            assert_eq!(reply.await.unwrap().status, 200);
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(3600)).await;
+            tokio::time::resume();
+        }
+        drop(connection);
+        assert_eq!(serving.await.unwrap(), 3, "calls over the one connection");
+    }
+
     #[test]
     fn query_values_are_encoded() {
         assert_eq!(encoded("a b&c=ü/"), "a%20b%26c%3D%C3%BC%2F");

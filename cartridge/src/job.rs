@@ -291,6 +291,16 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// By how much a cut may come early, seconds.
+    fn tolerance(&self, name: &'static str) -> Result<f64, Reason> {
+        let seconds: f64 = self.number(name, DEFAULT_TOLERANCE)?;
+        if (0.0..1e6).contains(&seconds) {
+            Ok(seconds)
+        } else {
+            Err(Reason::BadValue(format!("-{name}"), seconds.to_string()))
+        }
+    }
+
     /// A positive number of seconds.
     fn seconds(&self, name: &'static str, default: f64) -> Result<f64, Reason> {
         let seconds: f64 = self.number(name, default)?;
@@ -359,7 +369,7 @@ fn dash(output: &Output<'_>) -> Result<Packaging, Reason> {
     Ok(Packaging::Dash {
         segment_seconds: output.seconds("seg_duration", old_us / 1e6)?,
         first_number: output.number("skip_to_segment", 1)?,
-        tolerance_seconds: output.number("time_delta", DEFAULT_TOLERANCE)?,
+        tolerance_seconds: output.tolerance("time_delta")?,
         init_name: name("init_seg_name", "init-stream$RepresentationID$.m4s")?,
         media_name: name(
             "media_seg_name",
@@ -381,7 +391,7 @@ fn segment(output: &Output<'_>, container: Container) -> Result<Packaging, Reaso
         container,
         segment_seconds: output.seconds("segment_time", 2.0)?,
         first_number: output.number("segment_start_number", 0)?,
-        tolerance_seconds: output.number("segment_time_delta", DEFAULT_TOLERANCE)?,
+        tolerance_seconds: output.tolerance("segment_time_delta")?,
         media_name: output.name.to_owned(),
         header_name,
     })
@@ -464,11 +474,12 @@ fn session_prefix(progress: &Url, job: &Id) -> Option<String> {
 
 fn dialect(progress: &Url, list: &Url) -> Dialect {
     let path = |url: &Url| url.path().split('?').next().unwrap_or_default().to_owned();
-    let ids = match path(progress).split_once("/session/") {
-        Some((_, tail)) => tail.split('/').filter(|part| !part.is_empty()).count() - 1,
-        None => 2,
+    let parts = match path(progress).split_once("/session/") {
+        // The last part is `progress`.
+        Some((_, tail)) => tail.split('/').filter(|part| !part.is_empty()).count(),
+        None => 3,
     };
-    match path(list).ends_with("/seglist") || ids < 2 {
+    match path(list).ends_with("/seglist") || parts < 3 {
         true => Dialect::Old,
         false => Dialect::New,
     }

@@ -467,6 +467,12 @@ fn doubts_have_a_name() {
         let reason = reason(&changed(&base, "-seg_duration", Some(bad)));
         assert!(matches!(reason, Reason::BadValue(..)), "{bad}: {reason}");
     }
+    for bad in ["inf", "nan", "-1", "1e9"] {
+        let mut argv = base.clone();
+        let at = argv.len() - 1;
+        argv.splice(at..at, ["-time_delta", bad].map(OsString::from));
+        assert!(matches!(reason(&argv), Reason::BadValue(..)), "{bad}");
+    }
     for bad in ["../x$RepresentationID$", "init.m4s"] {
         let reason = reason(&changed(&base, "-init_seg_name", Some(bad)));
         assert!(matches!(reason, Reason::BadValue(..)), "{bad}: {reason}");
@@ -614,4 +620,41 @@ fn work_that_is_kept_stays() {
         "its second output writes nothing"
     );
     assert!(judged(&plain, CopyVideo::Local).is_ok());
+}
+
+#[test]
+fn only_regular_files_that_can_be_read_are_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("film.mkv");
+    std::fs::write(&file, b"seven b").unwrap();
+    assert_eq!(HostFiles.readable_size(&file).unwrap(), 7);
+    assert_eq!(HostFiles.read(&file).unwrap(), b"seven b");
+    let not_one = HostFiles.readable_size(dir.path()).unwrap_err();
+    assert_eq!(not_one.to_string(), "not a regular file");
+    for missing in [dir.path().join("gone"), file.join("below")] {
+        assert!(HostFiles.readable_size(&missing).is_err());
+        assert!(HostFiles.read(&missing).is_err());
+    }
+}
+
+#[test]
+fn each_text_format_may_stand_beside_the_film() {
+    let base = line("mc-08");
+    let at = base.iter().rposition(|w| w == "-segment_format").unwrap() + 1;
+    for (name, container) in [
+        ("ass", Container::Ass),
+        ("srt", Container::Srt),
+        ("webvtt", Container::WebVtt),
+    ] {
+        let mut argv = base.clone();
+        argv[at] = name.into();
+        let plan = judged(&argv, CopyVideo::Remote).unwrap();
+        let Packaging::Segment { container: got, .. } = plan.spec.outputs[1].packaging else {
+            panic!("{name}: {:?}", plan.spec.outputs[1])
+        };
+        assert_eq!(got, container);
+    }
+    let mut argv = base;
+    argv[at] = "mpegts".into();
+    assert_eq!(judged(&argv, CopyVideo::Remote), Err(Reason::SideOutput));
 }

@@ -270,3 +270,24 @@ async fn a_throttled_job_leaves_its_speed_out_and_follows_every_reply() {
         }
     }
 }
+
+/// The same in real time, with nothing for longer than pooled clients wait. By `make torture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes more than two minutes"]
+async fn torture_two_minutes_without_a_segment_keep_the_pipeline() {
+    let scene = Scene::new().await;
+    let mut child = scene.start("sp-01");
+    scene.worker.emit(probed());
+    scene.publish_inits();
+    scene.publish_chunks(1);
+    scene.until_lists(1).await;
+    let ended = tokio::time::timeout(Duration::from_secs(130), child.wait()).await;
+    assert!(ended.is_err(), "it ended by itself: {ended:?}");
+    scene.publish_chunks(2);
+    scene.until_lists(2).await;
+    scene.worker.state(SessionState::Completed);
+    assert_eq!(end(child).await.0, Some(0), "{}", scene.log());
+    let lists = scene.pms.calls("/manifest");
+    assert!(lists.iter().all(|l| l.connection == lists[0].connection));
+    assert!(lists[1].at - lists[0].at > Duration::from_secs(120));
+}
