@@ -16,7 +16,7 @@ CARGO ?= cargo
 STAMP := target/.setup
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 
-.PHONY: help setup setup-browser build test golden lint demo corpus bench torture chaos cartridge-static clean-media
+.PHONY: help setup setup-browser build test golden lint demo corpus fuzz bench torture chaos cartridge-static clean-media
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -70,6 +70,9 @@ demo: setup ## Play a film through worker, mount and cartridge (MEDIA=/path to t
 
 corpus: build ## Judge all recorded command lines and their like against ffmpeg (CORPUS="names" for some).
 	"$${CARGO_TARGET_DIR:-target}/debug/corpus" $(CORPUS)
+
+fuzz: build ## Hostile films against a worker, then cargo fuzz (FUZZ_FILES, FUZZ_SECONDS; bounded).
+	tests/fuzz.sh
 
 bench: setup ## Print ratios against ffmpeg and compare them with the baseline.
 	tests/bench.sh

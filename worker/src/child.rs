@@ -264,6 +264,9 @@ fn spawn(config: &ChildConfig) -> io::Result<JobProcess> {
         // Its own group: Ctrl-C at the terminal reaches the worker alone, which then drains.
         .process_group(0)
         .kill_on_drop(true);
+    command
+        .arg("--stall-ms")
+        .arg(config.stall.as_millis().to_string());
     if let Some(bytes) = config.memory {
         command.arg("--memory").arg(bytes.to_string());
     }
@@ -386,6 +389,8 @@ pub struct Inheritance {
     pub parent: u32,
     /// Ceiling of private memory, bytes.
     pub memory: Option<u64>,
+    /// How long a job may stand still.
+    pub stall: Duration,
 }
 
 /// The job child from its first moment: ties its life to the worker's, drops what it inherited, and
@@ -404,7 +409,7 @@ pub fn main(inheritance: Inheritance, run: inside::Run) -> io::Result<()> {
         std::process::abort();
     }));
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    inside::serve(socket, run)
+    inside::serve(socket, run, inheritance.stall)
 }
 
 fn tie_to_parent(parent: u32) -> io::Result<()> {

@@ -1,7 +1,10 @@
 //! Flags and their environment twins, turned into the rooms' settings.
 
 use crate::{
-    config::{ChildConfig, Secret, ServeConfig, SessionConfig, StoreConfig, default_max_jobs},
+    config::{
+        ChildConfig, Secret, ServeConfig, SessionConfig, StoreConfig, default_job_memory,
+        default_max_jobs,
+    },
     device::Wish,
     error::StartError,
     input::InputPolicy,
@@ -106,8 +109,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "24h", env = "PLEXBEAM_RETENTION", value_parser = parse_time)]
     pub retention: Duration,
 
-    /// Ceiling of the private memory of one job, e.g. 4GiB [default: none].
-    #[arg(long, value_name = "SIZE", env = "PLEXBEAM_JOB_MEMORY", value_parser = parse_size)]
+    /// Ceiling of the private memory of one job, e.g. 4GiB; 0 for none [default: half of the
+    /// machine's memory, from 2GiB to 8GiB].
+    #[arg(long, value_name = "SIZE", env = "PLEXBEAM_JOB_MEMORY", value_parser = parse_ceiling)]
     pub job_memory: Option<u64>,
 
     /// File that gets the bound address once the worker listens.
@@ -146,6 +150,10 @@ pub struct JobArgs {
     /// Ceiling of private memory in bytes.
     #[arg(long)]
     pub memory: Option<u64>,
+
+    /// How long the job may stand still, milliseconds.
+    #[arg(long)]
+    pub stall_ms: u64,
 }
 
 impl ServeArgs {
@@ -187,7 +195,11 @@ impl ServeArgs {
             media_roots: check_roots(roots)?,
         };
         let mut child = ChildConfig::of(program);
-        child.memory = self.job_memory;
+        child.memory = match self.job_memory {
+            None => Some(default_job_memory()),
+            Some(0) => None,
+            set => set,
+        };
         Ok(ServeConfig {
             listen: self.listen,
             api_key,
@@ -277,6 +289,14 @@ fn parse_size(text: &str) -> Result<u64, String> {
     match number.checked_mul(factor) {
         Some(0) | None => Err(bad()),
         Some(size) => Ok(size),
+    }
+}
+
+/// A size, or 0 for no ceiling.
+fn parse_ceiling(text: &str) -> Result<u64, String> {
+    match text {
+        "0" => Ok(0),
+        size => parse_size(size),
     }
 }
 

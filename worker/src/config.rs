@@ -124,6 +124,19 @@ impl Default for StoreConfig {
     }
 }
 
+/// Ceiling of a job's private memory where none is set: half of the machine's, from 2 to 8 GiB. A
+/// software job in 4K takes below 2 GiB; a hostile file takes what it gets.
+pub fn default_job_memory() -> u64 {
+    let total = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+            line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+        })
+        .map_or(8 << 30, |kib| kib << 10);
+    (total / 2).clamp(2 << 30, 8 << 30)
+}
+
 /// How the job child is started.
 #[derive(Debug, Clone)]
 pub struct ChildConfig {
@@ -137,6 +150,10 @@ pub struct ChildConfig {
     pub memory: Option<u64>,
     /// Silence after which a child counts as hung. It says that it is alive each second.
     pub silence: Duration,
+    /// How long a job may read nothing and make nothing, neither paused nor waiting for room in the
+    /// spool. Longer than the longest stall of a network that is still waited for (20 s), and than
+    /// the longest single frame.
+    pub stall: Duration,
     /// From the message to cancel until it is killed.
     pub cancel_grace: Duration,
 }
@@ -150,6 +167,7 @@ impl ChildConfig {
             env: Vec::new(),
             memory: None,
             silence: Duration::from_secs(30),
+            stall: Duration::from_secs(60),
             cancel_grace: Duration::from_secs(2),
         }
     }

@@ -4,6 +4,9 @@
 //! itself (P8).
 
 mod http;
+mod watched;
+
+pub use watched::Watched;
 
 use crate::libav::ByteSource;
 use plexbeam_api::{Kind, Problem, job::Location};

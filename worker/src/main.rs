@@ -19,6 +19,7 @@ fn main() -> ExitCode {
             let inheritance = Inheritance {
                 parent: args.parent,
                 memory: args.memory,
+                stall: std::time::Duration::from_millis(args.stall_ms),
             };
             match child::main(inheritance, child::inside::work) {
                 // Threads of the pipeline may still hold libav; exiting does not wait for them.

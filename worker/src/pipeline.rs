@@ -65,6 +65,10 @@ pub struct Control {
     throttled: AtomicBool,
     paused: Mutex<bool>,
     resumed: Condvar,
+    /// Counts what was read, passed on or made.
+    moves: AtomicU64,
+    /// Waits for others: room in the spool.
+    waits: AtomicBool,
 }
 
 impl Control {
@@ -101,8 +105,26 @@ impl Control {
         self.throttled.load(Ordering::Relaxed)
     }
 
+    /// Tells that something was read, passed on or made.
+    pub fn moved(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells whether the pipeline waits for room, which may take as long as it likes.
+    pub fn set_waiting(&self, on: bool) {
+        self.waits.store(on, Ordering::Relaxed);
+    }
+
+    /// How much was read, passed on or made so far; `None` while the pipeline is held or waits for
+    /// others, so that standing still is no fault.
+    pub fn moves(&self) -> Option<u64> {
+        let held = *self.paused.lock() || self.waits.load(Ordering::Relaxed);
+        (!held).then(|| self.moves.load(Ordering::Relaxed))
+    }
+
     /// Returns when the pipeline may go on; false when it was cancelled.
     pub fn pass(&self) -> bool {
+        self.moved();
         let mut paused = self.paused.lock();
         while *paused && !self.is_cancelled() {
             self.resumed.wait(&mut paused);

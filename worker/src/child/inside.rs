@@ -2,8 +2,8 @@
 //!
 //! Three threads: this one runs the pipeline and blocks in [`Sink::publish`] for room; one reads
 //! the worker's messages (pause, throttle, cancel, grants) and ends the process when the socket
-//! closes; one says each second that the process is alive, the
-//! first time when it has its job.
+//! closes; one says each second that the process is alive, the first time when it has its job, and
+//! ends a job that stands still: a decoder that turns in circles over a damaged file stays alive.
 
 use super::message::{self, FromChild, JobOrder, MAX_TO_CHILD, ToChild};
 use crate::{
@@ -20,7 +20,7 @@ use std::{
         Arc,
         mpsc::{Receiver, Sender, channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The work of a child: [`work`], or a test's.
@@ -37,12 +37,14 @@ pub fn work(order: &JobOrder, sink: &mut dyn Sink, control: &Arc<Control>) -> Re
 
 /// Exit code of a child whose worker is gone.
 const ORPHANED: i32 = 3;
+/// Exit code of a child whose job stood still.
+const STALLED: i32 = 4;
 
 type Writer = Arc<Mutex<UnixStream>>;
 
 /// Runs the one job that comes over `socket`; returns when the worker was told of its end. Ends the
-/// process when the worker goes away.
-pub fn serve(socket: OwnedFd, run: Run) -> io::Result<()> {
+/// process when the worker goes away, or when the job stands still for `stall`.
+pub fn serve(socket: OwnedFd, run: Run, stall: Duration) -> io::Result<()> {
     let stream = UnixStream::from(socket);
     let mut reader = stream.try_clone()?;
     let writer: Writer = Arc::new(Mutex::new(stream));
@@ -59,15 +61,10 @@ pub fn serve(socket: OwnedFd, run: Run) -> io::Result<()> {
             .spawn(move || take_orders(reader, &control, grant_tx))?;
     }
     {
-        let writer = writer.clone();
+        let (writer, control) = (writer.clone(), control.clone());
         std::thread::Builder::new()
             .name("alive".into())
-            .spawn(move || {
-                while tell(&writer, &FromChild::Alive).is_ok() {
-                    std::thread::sleep(Duration::from_secs(1));
-                }
-                std::process::exit(ORPHANED);
-            })?;
+            .spawn(move || watch(&writer, &control, stall))?;
     }
     let mut sink = SocketSink {
         writer: writer.clone(),
@@ -87,6 +84,32 @@ pub fn serve(socket: OwnedFd, run: Run) -> io::Result<()> {
 
 fn tell(writer: &Writer, message: &FromChild) -> io::Result<()> {
     message::write(&mut *writer.lock(), message)
+}
+
+/// Tells each second that the process lives; ends it when the worker is gone, or when the job stood
+/// still for `stall`.
+fn watch(writer: &Writer, control: &Control, stall: Duration) {
+    let mut seen = control.moves();
+    let mut since = Instant::now();
+    while tell(writer, &FromChild::Alive).is_ok() {
+        std::thread::sleep(Duration::from_secs(1).min(stall / 4));
+        let now = control.moves();
+        if now != seen || now.is_none() || control.is_cancelled() {
+            (seen, since) = (now, Instant::now());
+        } else if since.elapsed() >= stall {
+            let problem = Problem::new(
+                Kind::Internal,
+                format!(
+                    "the job stood still: it read nothing and made nothing for {} s",
+                    stall.as_secs_f32()
+                ),
+            );
+            let _ = tell(writer, &FromChild::Failed(problem));
+            // The threads that stand still cannot be asked to end.
+            std::process::exit(STALLED);
+        }
+    }
+    std::process::exit(ORPHANED);
 }
 
 type Grant = Result<String, Problem>;
@@ -142,6 +165,7 @@ impl SocketSink {
 impl Sink for SocketSink {
     fn event(&mut self, event: Event) -> Result<(), Problem> {
         self.check()?;
+        self.control.moved();
         self.tell(&FromChild::Event(event))
     }
 
@@ -152,7 +176,11 @@ impl Sink for SocketSink {
             bytes: bytes.len() as u64,
         })?;
         // Ends when the worker answers, cancels, or goes away (then the process ends).
-        let Ok(grant) = self.grants.recv() else {
+        self.control.set_waiting(true);
+        let grant = self.grants.recv();
+        self.control.set_waiting(false);
+        self.control.moved();
+        let Ok(grant) = grant else {
             return Err(Problem::new(Kind::Cancelled, "the job was cancelled"));
         };
         let file = grant?;

@@ -37,6 +37,7 @@ pub(super) fn run(
         .collect::<Result<_, _>>()?;
     let mut report = Report::new(facts);
     while let Ok(made) = queue.recv() {
+        shared.control.moved();
         if shared.is_over() {
             return Ok(());
         }

@@ -287,7 +287,8 @@ fn open(
                 || (opening.load(Ordering::Relaxed) && Instant::now() >= deadline)
         })
     };
-    let result = Input::open(opened.source, &options, interrupt);
+    let source = Box::new(input::Watched::new(opened.source, Arc::clone(control)));
+    let result = Input::open(source, &options, interrupt);
     opening.store(false, Ordering::Relaxed);
     let input = result.map_err(|error| {
         let why = if error.is_interrupted() {

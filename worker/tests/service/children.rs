@@ -57,6 +57,34 @@ async fn a_child_that_is_stopped_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_job_that_stands_still_is_ended_and_says_so() {
+    let bench = Bench::with(|config| config.child.stall = Duration::from_millis(600));
+    bench.start("j", &["probed", "deaf"]).await;
+    let problem = failure(&bench, "j").await;
+    assert!(problem.detail.contains("stood still"), "{problem}");
+    bench.start("next", &["seg:0:1:10"]).await;
+    bench.until_state("next", SessionState::Completed).await;
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_room_does_not_stand_still() {
+    let stall = Duration::from_millis(400);
+    let bench = Bench::with(|config| {
+        config.child.stall = stall;
+        config.store.ceiling = 64 << 10;
+    });
+    bench.start("j", &["seg:0:4:32000"]).await;
+    until("the spool to be full", || async {
+        bench.peek("j").await.filter(|s| s.segments >= 1)
+    })
+    .await;
+    // Far longer than a job may stand still.
+    tokio::time::sleep(4 * stall).await;
+    let status = bench.peek("j").await.unwrap();
+    assert_eq!(status.state, SessionState::Running, "{status:?}");
+}
+
+#[tokio::test]
 async fn a_deaf_child_is_killed_when_its_job_is_cancelled() {
     let bench = Bench::with(|config| config.child.cancel_grace = Duration::from_millis(200));
     bench.start("j", &["probed", "deaf"]).await;

@@ -21,10 +21,14 @@ fn entry() {
         return;
     }
     let args: Vec<String> = std::env::args().collect();
-    let at = args.iter().position(|arg| arg == "--parent").unwrap();
+    let value = |name: &str| {
+        let at = args.iter().position(|arg| arg == name).unwrap();
+        args[at + 1].parse::<u64>().unwrap()
+    };
     let inheritance = Inheritance {
-        parent: args[at + 1].parse().unwrap(),
+        parent: value("--parent") as u32,
         memory: None,
+        stall: Duration::from_millis(value("--stall-ms")),
     };
     let code = match child::main(inheritance, run) {
         Ok(()) => 0,

@@ -289,6 +289,34 @@ fn bad_inputs_fail_with_a_reason() {
     }
 }
 
+/// A film that takes what memory it gets costs its own job only.
+#[test]
+fn p6_a_job_above_its_memory_fails_alone() {
+    let worker = Worker::start(&["--hw", "none", "--job-memory", "48MiB"], None);
+    worker.until_ready();
+    let clip = worker.dir.path().join("large.mkv");
+    let video = ["-f", "lavfi", "-i", "testsrc2=s=3840x2160:r=25:d=1"];
+    ffmpeg(&[&video[..], &["-c:v", "mpeg4"]].concat(), &clip);
+    for id in ["a", "b"] {
+        assert_eq!(worker.submit(id, &clip).0, 202);
+        let status = until("its end", || {
+            let status = worker.status(id);
+            (status["state"] == "failed" || status["state"] == "completed").then_some(status)
+        });
+        assert_eq!(status["state"], "failed", "{status}");
+        let detail = status["error"]["detail"].as_str().unwrap();
+        assert!(!detail.is_empty(), "{status}");
+    }
+    assert_eq!(worker.call("GET", "/health", "").0, 200);
+    // The same film within the usual ceiling.
+    let usual = Worker::start(&["--hw", "none"], None);
+    usual.until_ready();
+    assert_eq!(usual.submit("c", &clip).0, 202);
+    until("its end", || {
+        (usual.status("c")["state"] == "completed").then_some(())
+    });
+}
+
 #[test]
 fn killing_a_job_fails_it_and_killing_the_worker_ends_its_jobs() {
     let mut worker = Worker::start(&["--max-jobs", "1"], None);
