@@ -39,6 +39,10 @@ impl Random {
         (self.next() % bound as u64) as usize
     }
 
+    fn word(&mut self) -> OsString {
+        OsStr::from_bytes(ODD[self.below(ODD.len())]).to_owned()
+    }
+
     fn of<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }
@@ -56,6 +60,9 @@ impl Files for AllFiles {
     }
     fn read(&self, _path: &Path) -> std::io::Result<Vec<u8>> {
         Ok(b"bytes".to_vec())
+    }
+    fn list(&self, dir: &Path) -> Vec<std::path::PathBuf> {
+        vec![dir.join("font.ttf")]
     }
 }
 
@@ -162,8 +169,8 @@ fn mutated(
                 words.swap(at, other);
             }
             3 => words.truncate(at),
-            4 => words[at] = OsStr::from_bytes(*random.of(ODD)).to_owned(),
-            5 => words.insert(at, OsStr::from_bytes(*random.of(ODD)).to_owned()),
+            4 => words[at] = random.word(),
+            5 => words.insert(at, random.word()),
             6 => {
                 let other = random.of(lines);
                 let from = random.below(other.len().max(1)).min(other.len());
@@ -174,7 +181,7 @@ fn mutated(
                 let byte = random.next() as u8;
                 let place = random.below(bytes.len() + 1);
                 match bytes.get_mut(place) {
-                    Some(old) if byte % 2 == 0 => *old = byte,
+                    Some(old) if byte < 128 => *old = byte,
                     _ => bytes.insert(place, byte),
                 }
                 words[at] = OsString::from_vec(bytes);
@@ -303,7 +310,7 @@ first_segment_ms = 60000
             }
         }
         std::fs::write(&path, &text).unwrap();
-        let variable = OsStr::from_bytes(*random.of(ODD)).to_owned();
+        let variable = random.word();
         let odd = *random.of(&[
             "PLEXBEAM_WORKERS",
             "PLEXBEAM_API_KEY",
