@@ -3,12 +3,13 @@
 //! * [`install`]: into Plex and out of it; [`swap`] is the exchange of the two programs,
 //!   [`signature`] tells them apart, [`state`] remembers what was made, [`places`] knows where.
 //! * [`watchdog`]: puts the cartridge back after an update of Plex.
-//! * [`analyze`]: what the logs tell.
+//! * [`analyze`]: what the logs tell. [`doctor`]: every hop, examined.
 //!
 //! Nothing here is on the path of a transcode.
 
 pub mod analyze;
 pub mod cli;
+pub mod doctor;
 pub mod error;
 mod events;
 pub mod files;

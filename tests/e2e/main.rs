@@ -7,6 +7,7 @@ mod ceilings;
 mod checks;
 mod copy;
 mod corpus;
+mod doctor;
 mod fake;
 mod hls;
 mod keys;

@@ -1,6 +1,7 @@
 //! Flags of the administrator's tool.
 
 use super::analyze::{self, Ask};
+use super::doctor::Doctor;
 use super::error::Error;
 use super::install::{self, Install};
 use super::places::Root;
@@ -34,6 +35,8 @@ enum Command {
     Uninstall(UninstallArgs),
     /// Put the cartridge back whenever an update of Plex has replaced it.
     Watchdog(WatchdogArgs),
+    /// Play a synthetic film through every hop and name what to mend first.
+    Doctor(DoctorArgs),
     /// Tell what the logs know of past transcodes.
     Analyze(AnalyzeArgs),
 }
@@ -75,6 +78,29 @@ struct WatchdogArgs {
     /// Milliseconds in which nothing may have happened to the transcoder before it is replaced.
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     quiet_ms: u64,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    /// Folder that holds `Plex Transcoder` [default: looked for].
+    #[arg(long, value_name = "DIR")]
+    plex_dir: Option<PathBuf>,
+
+    /// Plex's transcoder directory [default: as Plex's settings name it, else the mount].
+    #[arg(long, value_name = "DIR")]
+    transcode_dir: Option<PathBuf>,
+
+    /// A film to play instead of the synthetic one; shows whether the workers see your films.
+    #[arg(long, value_name = "FILE")]
+    film: Option<PathBuf>,
+
+    /// Process of Plex Media Server [default: looked for].
+    #[arg(long, value_name = "PID")]
+    plex_pid: Option<u32>,
+
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +182,16 @@ impl Cli {
                 let report = install::uninstall(&root, dir, args.keep, &mut |_| Ok(()))?;
                 print(&report);
                 Ok(())
+            }
+            Command::Doctor(args) => {
+                let doctor = Doctor {
+                    root,
+                    plex_dir: args.plex_dir,
+                    transcode_dir: args.transcode_dir,
+                    film: args.film,
+                    plex_pid: args.plex_pid,
+                };
+                doctor.run(args.json)
             }
             Command::Analyze(args) => {
                 let ask = match (args.detail, args.patterns, args.remote_feasibility) {

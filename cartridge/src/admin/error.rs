@@ -59,8 +59,13 @@ pub enum Error {
     #[error("the logs know no job `{0}`")]
     NoJob(String),
     /// A doctor's finding.
-    #[error("not in order: {0}")]
-    Unhealthy(String),
+    #[error("{what}")]
+    Unhealthy {
+        /// The first check that failed.
+        what: String,
+        /// What to do.
+        fix: String,
+    },
 }
 
 impl Error {
@@ -91,7 +96,7 @@ impl Error {
             Error::State { .. } => "remove that file and run `plexbeam-cartridge install` again",
             Error::Worker { .. } => "write it as http://HOST:8765",
             Error::NoJob(_) => "`plexbeam-cartridge analyze` lists the jobs",
-            Error::Unhealthy(fix) => return Some(fix.clone()),
+            Error::Unhealthy { fix, .. } => return Some(fix.clone()),
         };
         Some(text.to_owned())
     }

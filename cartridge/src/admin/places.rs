@@ -70,12 +70,7 @@ impl Root {
 
     /// Folder of the logs: as the environment or the settings name it.
     pub fn log_dir(&self) -> PathBuf {
-        let env = |name: &str| match (name, std::env::var_os(name)) {
-            ("PLEXBEAM_CONFIG", None) if self.config().exists() => {
-                Some(self.config().into_os_string())
-            }
-            (_, value) => value,
-        };
+        let env = self.env();
         let named = config::log_dir(&env);
         // Settings that cannot be read name no folder; the transcoder logs to the usual one then.
         let dir = named.or_else(|| Some(config::Config::load(&env).ok()?.log_dir));

@@ -1,0 +1,595 @@
+//! The administrator's tool beside real workers and a real mount: `doctor` names what is wrong, one
+//! planted fault at a time, and a new user gets along with the README alone.
+
+use crate::kit::Stage;
+use plexbeam_tests::{
+    argv,
+    env::{TestEnv, free_port, program},
+    fake_pms,
+    media::Film,
+};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output},
+};
+
+const PLEX: &str = "usr/lib/plexmediaserver";
+
+/// A host with an installed cartridge, below a root of its own.
+struct Host {
+    root: PathBuf,
+    /// More words for each call of the doctor.
+    words: Vec<String>,
+}
+
+impl Host {
+    fn new(env: &TestEnv, worker: Option<&str>) -> Host {
+        let host = Host::bare(env);
+        let mut words = vec!["install"];
+        words.extend(worker.iter().flat_map(|url| ["--worker", url]));
+        let output = host.tool(env, &words);
+        assert!(output.status.success(), "{output:?}");
+        host
+    }
+
+    /// Plex as a package leaves it; nothing of ours.
+    fn bare(env: &TestEnv) -> Host {
+        let root = env.dir("host");
+        for dir in [PLEX, "opt", "etc", "var/log", "var/lib/dpkg"] {
+            fs::create_dir_all(root.join(dir)).expect("a folder");
+        }
+        fs::write(root.join(PLEX).join("Plex Media Server"), "x").expect("a server");
+        let host = Host {
+            root,
+            words: Vec::new(),
+        };
+        host.package("1.40.0.7998-c29d4c0c8");
+        host
+    }
+
+    /// As dpkg brings a version. The original is the fake one, with the version behind it.
+    fn package(&self, version: &str) {
+        let script = format!(
+            "set -e; cd \"$1\"; {{ cat \"$2\"; echo {version}; }} > x.dpkg-new; \
+             chmod 755 x.dpkg-new; mv x.dpkg-new 'Plex Transcoder'"
+        );
+        // By another process: one that is written to here could not be started from here.
+        let done = Command::new("sh")
+            .args(["-c", &script, "dpkg"])
+            .arg(self.root.join(PLEX))
+            .arg(program("fake-original"))
+            .status();
+        assert!(done.expect("a shell").success());
+        let status = format!("Package: plexmediaserver\nVersion: {version}\n");
+        fs::write(self.root.join("var/lib/dpkg/status"), status).expect("dpkg's notes");
+    }
+
+    fn transcoder(&self) -> PathBuf {
+        self.root.join(PLEX).join("Plex Transcoder")
+    }
+
+    fn settings(&self) -> PathBuf {
+        self.root.join("etc/plexbeam/cartridge.toml")
+    }
+
+    fn tool(&self, env: &TestEnv, words: &[&str]) -> Output {
+        Command::new(program("plexbeam-cartridge"))
+            .args(words)
+            .arg("--root")
+            .arg(&self.root)
+            .env("PLEXBEAM_API_KEY", env.key())
+            .output()
+            .expect("start the tool")
+    }
+
+    /// What the doctor finds; the key is that of the settings, not of the environment.
+    fn examine(&self) -> Vec<Value> {
+        let output = Command::new(program("plexbeam-cartridge"))
+            .args(["doctor", "--json", "--root"])
+            .arg(&self.root)
+            .args(&self.words)
+            .output()
+            .expect("start the doctor");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let checks = serde_json::from_str(&text);
+        let checks: Vec<Value> = checks.unwrap_or_else(|e| panic!("{e}: {output:?}"));
+        let failed = checks.iter().any(|check| check["state"] == "fail");
+        assert_eq!(output.status.success(), !failed, "{output:?}");
+        checks
+    }
+
+    /// The first check that is not in order is this one, and its remedy holds these words.
+    #[track_caller]
+    fn finds(&self, name: &str, state: &str, fact: &str, fix: &str) {
+        let checks = self.examine();
+        let of = |state: &str| checks.iter().find(|check| check["state"] == state);
+        let first = of("fail").or_else(|| of("warn"));
+        let first =
+            first.unwrap_or_else(|| panic!("nothing was found instead of {name}: {checks:#?}"));
+        let has = |field: &str, text: &str| {
+            first[field]
+                .as_str()
+                .is_some_and(|found| found.contains(text))
+        };
+        assert!(
+            first["name"] == name
+                && first["state"] == state
+                && has("fact", fact)
+                && has("fix", fix),
+            "{first:#} instead of {name}: {fact}: {fix}"
+        );
+    }
+}
+
+/// Worker, mount with media route, and an installed cartridge: everything in order.
+fn healthy(name: &str) -> (Stage, Host) {
+    let stage = Stage::new(name);
+    let mut host = Host::new(&stage.env, Some(&stage.worker.url));
+    host.words = vec![
+        "--transcode-dir".into(),
+        stage.mount.point.display().to_string(),
+    ];
+    (stage, host)
+}
+
+/// A server that gives one answer to everybody.
+struct Answer {
+    url: String,
+}
+
+impl Answer {
+    fn new(head: &str, body: &str) -> Answer {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("its address"));
+        let text = format!(
+            "HTTP/1.1 200 OK\r\n{head}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut buffer = [0; 4096];
+                // Who leaves early needs no answer.
+                let _ = stream.read(&mut buffer);
+                let _ = stream.write_all(text.as_bytes());
+            }
+        });
+        Answer { url }
+    }
+}
+
+fn health(version: u32, status: &str, active: u32, encoders: &str) -> String {
+    format!(
+        r#"{{"status":"{status}","api_version":{version},"worker":"w","version":"{}","ffmpeg":"x",
+        "devices":[{{"name":"software","encoders":[{encoders}],"error":null}}],
+        "active":{active},"queued":0,"max_jobs":2,"speed":null}}"#,
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+fn settings(host: &Host, key: &str, worker: &str) {
+    let text = format!("api_key = \"{key}\"\nworkers = [\"{worker}\"]\n");
+    fs::write(host.settings(), text).expect("settings");
+    let mode = fs::Permissions::from_mode(0o640);
+    fs::set_permissions(host.settings(), mode).expect("a mode");
+}
+
+#[test]
+fn a_host_in_order_is_found_in_order() {
+    let (stage, host) = healthy("doctor-well");
+    let checks = host.examine();
+    for check in &checks {
+        let skipped = check["name"] == "mount_users" || check["name"] == "mount_seen_by_plex";
+        assert!(check["state"] == "ok" || skipped, "{checks:#?}");
+    }
+    for name in [
+        "settings",
+        "settings_file",
+        "plex",
+        "transcoder",
+        "original",
+        "logs",
+        "mount",
+        "mount_workers",
+        "write_and_read",
+        "worker_reachable",
+        "worker_key",
+        "worker_version",
+        "worker_encoders",
+        "worker_places",
+        "worker_clock",
+        "film",
+        "first_segment",
+        "callbacks",
+        "bandwidth",
+    ] {
+        assert!(
+            checks.iter().any(|check| check["name"] == name),
+            "{name} in {checks:#?}"
+        );
+    }
+    // Nothing stays behind.
+    let left: Vec<_> = fs::read_dir(&stage.mount.point).expect("list").collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn faults_of_this_host_are_named() {
+    let (stage, host) = healthy("doctor-host");
+    let url = stage.worker.url.clone();
+    let good = fs::read_to_string(host.settings()).expect("settings");
+    let set = |text: &str| fs::write(host.settings(), text).expect("settings");
+
+    set("workers = [");
+    host.finds("settings", "fail", "cartridge.toml", "correct");
+    set("wrokers = []\n");
+    host.finds("settings", "fail", "wrokers", "correct");
+    set(&format!("workers = [\"{url}\"]\n"));
+    host.finds(
+        "worker_key",
+        "fail",
+        "does not accept the key",
+        "PLEXBEAM_API_KEY",
+    );
+    set(&good.replace(stage.env.key(), "another-key"));
+    host.finds(
+        "worker_key",
+        "fail",
+        "does not accept the key",
+        "PLEXBEAM_API_KEY",
+    );
+    set(&good);
+
+    fs::set_permissions(host.settings(), fs::Permissions::from_mode(0o644)).expect("a mode");
+    host.finds("settings_file", "warn", "everybody can read", "chmod 640");
+    fs::set_permissions(host.settings(), fs::Permissions::from_mode(0o600)).expect("a mode");
+    fs::write(host.root.join("etc/passwd"), "plex:x:997:997::/:\n").expect("users");
+    host.finds("settings_file", "fail", "plex cannot read", "chgrp 997");
+    fs::remove_file(host.root.join("etc/passwd")).expect("no users");
+
+    // An update without a watchdog.
+    host.package("1.41.0.8992-8463ad060");
+    host.finds("transcoder", "fail", "replaced by an update", "install");
+    assert!(host.tool(&stage.env, &["install"]).status.success());
+    let real = host.root.join(PLEX).join("Plex Transcoder.real");
+    let original = fs::read(&real).expect("the original");
+    fs::remove_file(&real).expect("no original");
+    host.finds("original", "fail", "missing", "install Plex anew");
+    fs::copy(host.transcoder(), &real).expect("a second cartridge");
+    host.finds(
+        "original",
+        "fail",
+        "is a cartridge, too",
+        "install Plex anew",
+    );
+    fs::write(&real, &original[..original.len() / 2]).expect("half of it");
+    host.finds(
+        "original",
+        "fail",
+        "not a whole program",
+        "install Plex anew",
+    );
+    fs::write(&real, &original).expect("the original");
+
+    let logs = host.root.join("var/log/plex-cartridge");
+    fs::remove_dir_all(&logs).expect("no logs");
+    fs::write(&logs, "a file in its place").expect("a file");
+    host.finds("logs", "warn", "plex-cartridge", "Plex's user may write");
+    fs::remove_file(&logs).expect("no file");
+    fs::create_dir(&logs).expect("a folder");
+
+    fs::rename(host.root.join(PLEX), host.root.join("elsewhere")).expect("no Plex");
+    host.finds("plex", "fail", "no Plex Media Server", "--plex-dir");
+}
+
+#[test]
+fn faults_of_workers_are_named() {
+    let env = TestEnv::new("doctor-workers");
+    let mut host = Host::new(&env, None);
+    host.words = vec![
+        "--transcode-dir".into(),
+        env.dir("plain").display().to_string(),
+    ];
+    let with = |url: &str| settings(&host, env.key(), url);
+
+    settings(&host, env.key(), "");
+    host.finds("mount", "fail", "no PlexBeam mount", "start plexbeam-mount");
+    with(&format!("http://127.0.0.1:{}", free_port()));
+    host.finds(
+        "worker_reachable",
+        "fail",
+        "refuses",
+        "start plexbeam-worker",
+    );
+    with("http://no-such-host.invalid:8765");
+    host.finds("worker_reachable", "fail", "no-such-host", "name");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    with(&format!(
+        "http://{}",
+        silent.local_addr().expect("its address")
+    ));
+    host.finds("worker_reachable", "fail", "in time", "firewall");
+    let other = Answer::new("", "<html>a router</html>");
+    with(&other.url);
+    host.finds(
+        "worker_reachable",
+        "fail",
+        "no plexbeam-worker",
+        "correct the URL",
+    );
+    let software = "\"libx264\"";
+    for (body, name, fact, fix) in [
+        (
+            health(99, "ok", 0, software),
+            "worker_version",
+            "version 99",
+            "same release",
+        ),
+        (
+            health(1, "ok", 0, ""),
+            "worker_encoders",
+            "nothing encodes",
+            "plexbeam-worker probe",
+        ),
+        (
+            health(1, "draining", 0, software),
+            "worker_places",
+            "draining",
+            "start it again",
+        ),
+        (
+            health(1, "ok", 2, software),
+            "worker_places",
+            "2 of 2",
+            "--max-jobs",
+        ),
+    ] {
+        let answer = Answer::new("", &body);
+        with(&answer.url);
+        host.finds(name, "fail", fact, fix);
+    }
+    let late = Answer::new(
+        "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
+        &health(1, "ok", 0, software),
+    );
+    with(&late.url);
+    let checks = host.examine();
+    let clock = checks
+        .iter()
+        .find(|check| check["name"] == "worker_clock")
+        .expect("a clock");
+    assert!(clock["state"] == "warn" && clock["fix"].as_str().is_some_and(|f| f.contains("NTP")));
+}
+
+struct Kill(Child);
+
+impl Drop for Kill {
+    fn drop(&mut self) {
+        // Ended already is what is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn faults_of_the_mount_are_named() {
+    let (stage, mut host) = healthy("doctor-mount");
+    // Plex's own setting names another folder.
+    let support = "var/lib/plexmediaserver/Library/Application Support/Plex Media Server";
+    let support = host.root.join(support);
+    fs::create_dir_all(&support).expect("Plex's folder");
+    let preferences = support.join("Preferences.xml");
+    fs::write(
+        &preferences,
+        "<Preferences TranscoderTempDirectory=\"/somewhere\"/>",
+    )
+    .expect("settings");
+    host.finds(
+        "plex_setting",
+        "fail",
+        "/somewhere",
+        "temporary directory to",
+    );
+    fs::remove_file(&preferences).expect("no settings");
+
+    // Plex in a container that was started before the mount, or without propagation.
+    let server = stage.env.dir("container").join("Plex Media Server");
+    fs::copy("/bin/sleep", &server).expect("a server");
+    let script = "umount -l \"$1\" && exec \"$2\" 600";
+    let child = Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+            "container",
+        ])
+        .arg(&stage.mount.point)
+        .arg(&server)
+        .spawn()
+        .expect("unshare");
+    let child = Kill(child);
+    let pid = child.0.id();
+    plexbeam_tests::wait::until(
+        "Plex in its container",
+        std::time::Duration::from_secs(20),
+        || {
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            (comm.trim_end() == "Plex Media Serv").then_some(())
+        },
+    );
+    let words = host.words.clone();
+    host.words.extend(["--plex-pid".into(), pid.to_string()]);
+    host.finds(
+        "mount_seen_by_plex",
+        "fail",
+        "does not see the mount",
+        "rslave",
+    );
+    host.words = words;
+    drop(child);
+
+    // A directory that is no mount while one is elsewhere.
+    let words = host.words.clone();
+    host.words = vec![
+        "--transcode-dir".into(),
+        stage.env.dir("plain").display().to_string(),
+    ];
+    host.finds(
+        "mount",
+        "fail",
+        "is no PlexBeam mount; one is at",
+        "temporary directory to",
+    );
+    host.words = words;
+    drop(stage);
+
+    // A mount that does not reach its worker.
+    let env = TestEnv::new("doctor-mount-alone");
+    let dead = format!("http://127.0.0.1:{}", free_port());
+    let mount = env.mount_urls([dead.as_str()].into_iter(), &[], false);
+    let mut host = Host::new(&env, None);
+    host.words = vec!["--transcode-dir".into(), mount.point.display().to_string()];
+    host.finds("mount_workers", "fail", "reaches none of 1", "--worker");
+}
+
+/// The worker neither sees the film nor may fetch it.
+#[test]
+fn a_film_that_no_worker_can_read_is_named() {
+    let env = TestEnv::new("doctor-film");
+    let root = env.dir("films").display().to_string();
+    let worker = env.worker(&["--media-root", &root]);
+    let mut host = Host::new(&env, Some(&worker.url));
+    host.words = vec![
+        "--transcode-dir".into(),
+        env.dir("plain").display().to_string(),
+    ];
+    let checks = host.examine();
+    let film = checks
+        .iter()
+        .find(|check| check["name"] == "film")
+        .expect("a film");
+    assert_eq!(film["state"], "fail", "{checks:#?}");
+    assert!(
+        film["fact"]
+            .as_str()
+            .is_some_and(|fact| fact.contains("media-root")),
+        "{film}"
+    );
+    assert!(
+        film["fix"]
+            .as_str()
+            .is_some_and(|fix| fix.contains("--export-media")),
+        "{film}"
+    );
+}
+
+/// Install, play, update Plex, play, analyse, examine, uninstall: the tree is as it was.
+#[test]
+fn a_new_user_gets_along() {
+    let stage = Stage::new("new-user");
+    let (host, twin) = (Host::bare(&stage.env), TestEnv::new("new-user-twin"));
+    let twin = Host::bare(&twin);
+    let installed = host.tool(&stage.env, &["install", "--worker", &stage.worker.url]);
+    assert!(installed.status.success(), "{installed:?}");
+
+    let film = Film {
+        seconds: 6.0,
+        size: (160, 90),
+        ..Film::default()
+    };
+    let line = argv::line("sp-01").scaled(160, 90);
+    let play = || {
+        let mut play = stage.play(line.clone(), &film.clip().path());
+        play.cartridge = host.transcoder();
+        // Nothing but what a host has: the settings file, the original beside the cartridge.
+        for name in ["PLEXBEAM_WORKERS", "PLEXBEAM_API_KEY", "PLEXBEAM_ORIGINAL"] {
+            play = play.env(name, String::new());
+        }
+        play = play.env(
+            "PLEXBEAM_LOG_DIR",
+            host.root
+                .join("var/log/plex-cartridge")
+                .display()
+                .to_string(),
+        );
+        play = play.env("PLEXBEAM_CONFIG", host.settings().display().to_string());
+        fake_pms::play(&play).expect("a play").assert_clean();
+    };
+    play();
+    for host in [&host, &twin] {
+        host.package("1.41.0.8992-8463ad060");
+    }
+    let back = host.tool(&stage.env, &["watchdog", "--once", "--quiet-ms", "50"]);
+    let text = String::from_utf8_lossy(&back.stdout).into_owned();
+    assert!(
+        text.contains("1.40.0.7998-c29d4c0c8") && text.contains("1.41.0.8992-8463ad060"),
+        "{text}"
+    );
+    play();
+
+    let analysis = host.tool(&stage.env, &["analyze", "--json"]);
+    let analysis: Value = serde_json::from_slice(&analysis.stdout).expect("JSON");
+    assert_eq!(
+        (&analysis["starts"], &analysis["remote"]),
+        (&2.into(), &2.into()),
+        "{analysis:#}"
+    );
+    let job = analysis["last"][0]["job"]
+        .as_str()
+        .expect("a job")
+        .to_owned();
+    let detail = host.tool(&stage.env, &["analyze", "--detail", &job]);
+    let detail = String::from_utf8_lossy(&detail.stdout).into_owned();
+    assert!(
+        detail.contains("first segment announced") && detail.contains("exit 0"),
+        "{detail}"
+    );
+    let link = Command::new(host.root.join("opt/plex-cartridge/analyze.sh"))
+        .arg("--remote-feasibility")
+        .arg("--root")
+        .arg(&host.root)
+        .output()
+        .expect("the seed's command");
+    assert!(link.status.success(), "{link:?}");
+    let words = [
+        "doctor",
+        "--transcode-dir",
+        &stage.mount.point.display().to_string(),
+    ]
+    .map(str::to_owned);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let doctor = host.tool(&stage.env, &words);
+    assert!(doctor.status.success(), "{doctor:?}");
+
+    assert!(host.tool(&stage.env, &["uninstall"]).status.success());
+    assert_eq!(tree(&host.root), tree(&twin.root));
+}
+
+/// Names, modes and bytes of everything below.
+fn tree(root: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("list").flatten() {
+            let (path, meta) = (entry.path(), entry.metadata().expect("a file"));
+            let name = path.strip_prefix(root).expect("below").to_owned();
+            let bytes = match meta.is_dir() {
+                true => Vec::new(),
+                false => fs::read(&path).expect("read"),
+            };
+            all.push((name, meta.permissions().mode(), bytes));
+            if meta.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    all.sort();
+    all
+}
