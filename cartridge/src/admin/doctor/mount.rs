@@ -29,6 +29,8 @@ pub(super) struct Place {
 /// One of our mounts, as the kernel lists it.
 struct Mounted {
     point: PathBuf,
+    /// `major:minor`, the same in every namespace.
+    device: String,
     options: String,
 }
 
@@ -41,9 +43,12 @@ fn mounts(process: &str) -> Vec<Mounted> {
             let mut right = right.split(' ');
             let (kind, source) = (right.next()?, right.next()?);
             let ours = kind.starts_with("fuse") && source == "plexbeam" || kind == "fuse.plexbeam";
-            let point = left.split(' ').nth(4)?.replace("\\040", " ");
+            let mut left = left.split(' ').skip(2);
+            let device = left.next()?.to_owned();
+            let point = left.nth(1)?.replace("\\040", " ");
             ours.then(|| Mounted {
                 point: point.into(),
+                device,
                 options: right.next().unwrap_or_default().to_owned(),
             })
         })
@@ -109,7 +114,7 @@ pub(super) fn look(doctor: &Doctor, config: Option<&Config>, checks: &mut Checks
     }
     rows(&workers, checks);
     others(doctor, &info, &ours, checks);
-    propagation(doctor, &info, checks);
+    propagation(doctor, &info, &ours, checks);
     write_and_read(&dir, checks).then_some(Place {
         dir,
         info: Some(info),
@@ -125,9 +130,8 @@ fn without_mount(
 ) -> Option<Place> {
     let workers = config.is_some_and(|config| !config.workers.is_empty());
     let shown = dir.display();
-    match ours.first() {
-        Some(other) => checks.fail(
-            "mount",
+    let (fact, fix) = match ours.first() {
+        Some(other) => (
             format!(
                 "{shown} is no PlexBeam mount; one is at {}",
                 other.point.display()
@@ -137,16 +141,14 @@ fn without_mount(
                 other.point.display()
             ),
         ),
-        None if workers => checks.warn(
-            "mount",
-            format!("{shown} is no PlexBeam mount: segments are downloaded"),
-            format!("start plexbeam-mount {shown}"),
-        ),
-        None => checks.fail(
-            "mount",
+        None => (
             format!("{shown} is no PlexBeam mount"),
             format!("start plexbeam-mount {shown}"),
         ),
+    };
+    match workers {
+        true => checks.warn("mount", format!("{fact}: segments are downloaded"), fix),
+        false => checks.fail("mount", fact, fix),
     }
     write_and_read(&dir, checks).then_some(Place {
         dir,
@@ -198,13 +200,17 @@ fn others(doctor: &Doctor, info: &MountInfo, ours: &[Mounted], checks: &mut Chec
 }
 
 /// In a container Plex has mounts of its own, and ours must have come there.
-fn propagation(doctor: &Doctor, info: &MountInfo, checks: &mut Checks) {
+fn propagation(doctor: &Doctor, info: &MountInfo, ours: &[Mounted], checks: &mut Checks) {
     let Some(pid) = doctor.plex_pid.or_else(plex_process) else {
         checks.skip("mount_seen_by_plex", "Plex Media Server does not run here");
         return;
     };
     let space = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    if space(&pid.to_string()) == space("self") || !mounts(&pid.to_string()).is_empty() {
+    let point = Path::new(&info.mountpoint);
+    let device = ours.iter().find(|m| m.point == point).map(|m| &m.device);
+    let theirs = mounts(&pid.to_string());
+    let seen = theirs.iter().any(|m| Some(&m.device) == device);
+    if seen || space(&pid.to_string()) == space("self") {
         checks.ok("mount_seen_by_plex", format!("process {pid} sees it"));
         return;
     }
