@@ -43,7 +43,6 @@ impl Figure {
     }
 
     /// A figure that should be large.
-    #[allow(dead_code, reason = "speeds are measured by the group of the mount")]
     pub(crate) fn more(name: impl Into<String>, value: f64, unit: &'static str) -> Figure {
         Figure {
             better: Better::More,

@@ -1,8 +1,571 @@
-//! The file system against native files and other remote file systems.
+//! The file system against native files in memory, and against other remote file systems over the
+//! same bytes. All sides run in turns, each round.
+//!
+//! Native files, nginx's files, the caches of the mounts and of rclone all lie in `/dev/shm`.
 
-use crate::{Context, figure::Figure};
+mod origin;
+mod peers;
+mod read;
 
-/// Nothing is measured yet.
-pub(crate) fn run(_with: &Context) -> Result<Vec<Figure>, String> {
-    Ok(Vec::new())
+use self::{
+    origin::{Content, Origin, WORKER, noise},
+    peers::Peer,
+    read::{Job, cold, fetch, passes, per_second, read},
+};
+use crate::{
+    Context,
+    figure::{Figure, least, median, most},
+};
+use plexbeam_api::mount::{Binding, WorkerRow, XATTR_SOURCE, XATTR_WORKERS};
+use plexbeam_tests::{
+    env::{self, Process, program},
+    wait,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+/// Longest wait for something to be shown.
+const SHOWN: Duration = Duration::from_secs(60);
+/// Rounds of the small files: they are noisy.
+const SMALL_ROUNDS: u32 = 9;
+/// Names of the large directory.
+const MANY: u32 = 5_000;
+/// Sessions at once.
+const SESSIONS: u32 = 300;
+/// Segments timed from publishing to reading.
+const PUBLISHED: u32 = 20;
+
+/// A mount of ours over the origin.
+struct Ours {
+    process: Process,
+    point: PathBuf,
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        self.process.stop();
+        // It may be gone already.
+        let _ = rustix::mount::unmount(&self.point, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+impl Ours {
+    fn start(root: &Path, name: &str, origin: &Origin, flags: &[&str]) -> Result<Ours, String> {
+        let point = root.join(name);
+        fs::create_dir_all(&point).map_err(|e| e.to_string())?;
+        let mut command = env::clean(Command::new(program("plexbeam-mount")));
+        command
+            .arg(&point)
+            .args([
+                "--worker",
+                &origin.url,
+                "--cache-size",
+                "4GiB",
+                "--foreground",
+            ])
+            .arg("--cache-dir")
+            .arg(root.join(format!("{name}-cache")))
+            .args(flags);
+        let process = Process::start(name, root, command);
+        let ours = Ours { process, point };
+        wait::until("the mount knows the worker", SHOWN, || {
+            let rows = env::getxattr(&ours.point, XATTR_WORKERS)?;
+            let rows: Vec<WorkerRow> = serde_json::from_slice(&rows).ok()?;
+            rows.iter().any(|row| row.live).then_some(())
+        });
+        Ok(ours)
+    }
+
+    /// Makes a directory that shows a session.
+    fn bind(&self, dir: &str, session: &str) -> Result<PathBuf, String> {
+        let path = self.point.join(dir);
+        fs::create_dir(&path).map_err(|e| e.to_string())?;
+        let parsed = |text: &str| text.parse().map_err(|e| format!("{text}: {e}"));
+        let binding = Binding {
+            worker: parsed(WORKER)?,
+            session: parsed(session)?,
+            token: "token".into(),
+            patterns: vec!["*".into()],
+            epoch: 1,
+        };
+        let value = serde_json::to_vec(&binding).map_err(|e| e.to_string())?;
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(&path, XATTR_SOURCE, &value, flags).map_err(|e| e.to_string())?;
+        Ok(path)
+    }
+
+    /// Seconds of processor that the daemon has used.
+    fn cpu(&self) -> f64 {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.process.id()));
+        let text = text.unwrap_or_default();
+        let fields = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let ticks = |n: usize| fields.split(' ').nth(n)?.parse::<f64>().ok();
+        // proc(5): utime and stime, in hundredths on Linux.
+        (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
+    }
+}
+
+fn shown(path: &Path) {
+    wait::until(&format!("{} is shown", path.display()), SHOWN, || {
+        fs::metadata(path).ok()
+    });
+}
+
+/// Everything that is mounted.
+struct Bench {
+    origin: Origin,
+    through: Ours,
+    copying: Ours,
+    peers: Vec<Peer>,
+    root: PathBuf,
+    figures: Vec<Figure>,
+}
+
+/// Reads of held files, opens of small ones, cold reads, names, publishing.
+pub(crate) fn run(with: &Context) -> Result<Vec<Figure>, String> {
+    if !Path::new("/usr/sbin/nginx").exists() {
+        println!(
+            "*** SKIPPED: nginx is not installed (nginx-light, rclone, sshfs, openssh-server) ***"
+        );
+        return Ok(Vec::new());
+    }
+    let folder = tempfile::Builder::new()
+        .prefix("plexbeam-bench-")
+        .tempdir_in("/dev/shm")
+        .map_err(|e| e.to_string())?;
+    let root = folder.path().to_owned();
+    let origin = Origin::start(&root)?;
+    let contents = Contents::new(&root)?;
+    for session in ["held", "cold", "many", "live"] {
+        origin.session(session)?;
+    }
+    contents.publish(&origin, with.rounds)?;
+    let through = Ours::start(&root, "through", &origin, &[])?;
+    let copying = Ours::start(&root, "copying", &origin, &["--no-passthrough"])?;
+    let url = origin.url.clone();
+    let off = ["--vfs-cache-mode", "off"];
+    let full = ["--vfs-cache-mode", "full"];
+    let peers = [
+        peers::rclone(&root, &url, "rclone-off", &off),
+        peers::rclone(&root, &url, "rclone-full", &full),
+        peers::sshfs(&root, &root.join("www/sessions")),
+    ];
+    let mut bench = Bench {
+        origin,
+        through,
+        copying,
+        peers: peers.into_iter().flatten().collect(),
+        root,
+        figures: Vec::new(),
+    };
+    let dirs = [
+        bench.through.bind("held", "held")?,
+        bench.copying.bind("held", "held")?,
+    ];
+    for dir in &dirs {
+        for name in held_names() {
+            shown(&dir.join(name));
+        }
+    }
+    bench.held(with.rounds)?;
+    bench.small()?;
+    bench.cold(with.rounds)?;
+    bench.names()?;
+    bench.published(&contents)?;
+    bench.sessions(&contents)?;
+    let Bench { figures, .. } = bench;
+    drop(folder);
+    Ok(figures)
+}
+
+/// What the files hold.
+struct Contents {
+    four: Content,
+    large: Content,
+    small: Content,
+    tiny: Content,
+    one: Content,
+}
+
+fn held_names() -> Vec<String> {
+    let four = (0..16).map(|n| format!("four-{n}"));
+    let large = (0..4).map(|n| format!("large-{n}"));
+    let small = (0..100).map(|n| format!("small-{n}"));
+    four.chain(large).chain(small).collect()
+}
+
+fn cold_name(side: &str, round: u32, readers: usize, n: usize) -> String {
+    format!("cold-{side}-{round}-{readers}-{n}")
+}
+
+/// Cold files that each reader reads.
+const COLD_EACH: usize = 4;
+const COLD_SIDES: &[&str] = &["reqwest", "ours", "rclone-off", "rclone-full", "sshfs"];
+
+impl Contents {
+    fn new(root: &Path) -> Result<Contents, String> {
+        let bytes = noise(64 * MIB);
+        let part = |name: &str, len: usize| Content::new(root, name, &bytes[..len]);
+        Ok(Contents {
+            large: part("large", 64 * MIB)?,
+            four: part("four", 4 * MIB)?,
+            small: part("small", 300 * KIB)?,
+            tiny: part("tiny", KIB)?,
+            one: part("one", 1_000_000)?,
+        })
+    }
+
+    fn publish(&self, origin: &Origin, rounds: u32) -> Result<(), String> {
+        for (number, name) in held_names().into_iter().enumerate() {
+            let content = match name.split('-').next() {
+                Some("four") => &self.four,
+                Some("large") => &self.large,
+                _ => &self.small,
+            };
+            origin.publish("held", &name, number as u32, content)?;
+        }
+        let mut number = 0;
+        for side in COLD_SIDES {
+            for round in 0..=rounds {
+                for readers in [1, 4] {
+                    for n in 0..readers * COLD_EACH {
+                        let name = cold_name(side, round, readers, n);
+                        origin.publish("cold", &name, number, &self.four)?;
+                        number += 1;
+                    }
+                }
+            }
+        }
+        for n in 0..MANY {
+            origin.publish("many", &format!("chunk-stream0-{n:05}.m4s"), n, &self.tiny)?;
+        }
+        Ok(())
+    }
+}
+
+impl Bench {
+    fn keep(&mut self, figure: Figure) {
+        println!("  {figure}");
+        self.figures.push(figure);
+    }
+
+    /// Sequential reads of files that are held, as ratios of speed to native.
+    fn held(&mut self, rounds: u32) -> Result<(), String> {
+        let mut all = [Vec::new(), Vec::new()];
+        let (mut bytes, mut used) = ([0.0; 2], [0.0; 2]);
+        for (kind, files, size) in [("four", 16, 4 * MIB), ("large", 4, 64 * MIB)] {
+            for readers in [1, 4, 16] {
+                let job = |dir: PathBuf| Job {
+                    files: (0..files)
+                        .map(|n| dir.join(format!("{kind}-{n}")))
+                        .collect(),
+                    each: if kind == "four" { 16 } else { 1 },
+                    readers,
+                };
+                let native = job(self.origin.dir("held"));
+                let ours = [
+                    job(self.through.point.join("held")),
+                    job(self.copying.point.join("held")),
+                ];
+                let peers: Vec<Job> = if readers < 16 {
+                    self.peers
+                        .iter()
+                        .map(|p| job(p.point.join("held/files")))
+                        .collect()
+                } else {
+                    Vec::new()
+                };
+                let mut ratios = vec![Vec::new(); 2 + peers.len()];
+                let mut speeds = Vec::new();
+                for round in 0..=rounds {
+                    let before = read(&native)?;
+                    let mut times = Vec::new();
+                    for (at, (side, daemon)) in
+                        ours.iter().zip([&self.through, &self.copying]).enumerate()
+                    {
+                        let cpu = daemon.cpu();
+                        times.push(read(side)?);
+                        if round > 0 {
+                            used[at] += daemon.cpu() - cpu;
+                            bytes[at] += (side.each * readers * size) as f64 / 1e9;
+                        }
+                    }
+                    for peer in &peers {
+                        times.push(read(peer)?);
+                    }
+                    let after = read(&native)?;
+                    if round == 0 {
+                        continue;
+                    }
+                    let native = (before + after) / 2.0;
+                    speeds.push((native_bytes(&ours[0], size)) / native / 1e6);
+                    for (ratios, time) in ratios.iter_mut().zip(times) {
+                        ratios.push(native / time);
+                    }
+                }
+                let line = |name: &str, ratios: &[f64]| {
+                    println!(
+                        "  held {} MiB, {readers:>2} readers, {name:<12} {:.3} of native ({:.3} .. {:.3})",
+                        size / MIB,
+                        median(ratios.to_vec()),
+                        least(ratios),
+                        most(ratios)
+                    );
+                };
+                println!("  native: {:.0} MB/s", median(speeds));
+                line("passthrough", &ratios[0]);
+                line("copying", &ratios[1]);
+                for (peer, ratios) in self.peers.iter().zip(&ratios[2..]) {
+                    line(peer.name, ratios);
+                }
+                for (all, ratios) in all.iter_mut().zip(&ratios) {
+                    all.push(median(ratios.clone()));
+                }
+            }
+        }
+        let [through, copying] = all;
+        self.keep(Figure::more("mount_held_read", median(through), "of native").goal(0.90));
+        self.keep(Figure::more("mount_copied_read", median(copying), "of native").goal(0.20));
+        self.keep(Figure::less("mount_held_cpu", used[0] / bytes[0], "s/GB"));
+        self.keep(Figure::less("mount_copied_cpu", used[1] / bytes[1], "s/GB"));
+        Ok(())
+    }
+
+    /// Open, read and close of 300 KB.
+    fn small(&mut self) -> Result<(), String> {
+        for readers in [1, 4] {
+            let job = |dir: PathBuf| Job {
+                files: (0..100).map(|n| dir.join(format!("small-{n}"))).collect(),
+                each: 400,
+                readers,
+            };
+            let native = job(self.origin.dir("held"));
+            let mut sides = vec![
+                ("passthrough", job(self.through.point.join("held"))),
+                ("copying", job(self.copying.point.join("held"))),
+            ];
+            for peer in &self.peers {
+                let mut job = job(peer.point.join("held/files"));
+                job.each = 100;
+                sides.push((peer.name, job));
+            }
+            let mut ratios = vec![Vec::new(); sides.len()];
+            for round in 0..=SMALL_ROUNDS {
+                for ((_, side), ratios) in sides.iter().zip(&mut ratios) {
+                    let before = read(&native)? / native.each as f64;
+                    let time = read(side)? / side.each as f64;
+                    let after = read(&native)? / native.each as f64;
+                    if round > 0 {
+                        ratios.push((before + after) / 2.0 / time);
+                    }
+                }
+            }
+            for ((name, _), ratios) in sides.iter().zip(&ratios) {
+                println!(
+                    "  300 KB open-read-close, {readers} readers, {name:<12} {:.3} of native ({:.3} .. {:.3})",
+                    median(ratios.clone()),
+                    least(ratios),
+                    most(ratios)
+                );
+            }
+            if readers == 1 {
+                let ratio = median(ratios[0].clone());
+                self.keep(Figure::more("mount_small_files", ratio, "of native").goal(0.50));
+            }
+        }
+        Ok(())
+    }
+
+    /// Files of 4 MiB that nobody has read yet, under `sessions/`.
+    fn cold(&mut self, rounds: u32) -> Result<(), String> {
+        let sessions = self.through.point.join("sessions/cold");
+        shown(&sessions.join(cold_name("sshfs", rounds, 4, 4 * COLD_EACH - 1)));
+        for readers in [1, 4] {
+            let mut speeds = vec![Vec::new(); COLD_SIDES.len()];
+            let mut firsts = vec![Vec::new(); COLD_SIDES.len()];
+            let (mut used, mut bytes) = (0.0, 0.0);
+            for round in 0..=rounds {
+                for (at, side) in COLD_SIDES.iter().enumerate() {
+                    let names: Vec<String> = (0..readers * COLD_EACH)
+                        .map(|n| cold_name(side, round, readers, n))
+                        .collect();
+                    let (time, first) = if *side == "reqwest" {
+                        let base = format!("{}/sessions/cold/files", self.origin.url);
+                        fetch(&base, &names, readers)?
+                    } else {
+                        let dir = if *side == "ours" {
+                            sessions.clone()
+                        } else {
+                            match self.peers.iter().find(|peer| peer.name == *side) {
+                                Some(peer) => peer.point.join("cold/files"),
+                                None => continue,
+                            }
+                        };
+                        let cpu = self.through.cpu();
+                        let taken = cold(&dir, &names, readers)?;
+                        if *side == "ours" {
+                            used += self.through.cpu() - cpu;
+                            bytes += (names.len() * 4 * MIB) as f64 / 1e9;
+                        }
+                        taken
+                    };
+                    if round > 0 {
+                        speeds[at].push((names.len() * 4 * MIB) as f64 / time / 1e6);
+                        firsts[at].push(first * 1e3);
+                    }
+                }
+            }
+            let over = |figures: &[Vec<f64>], a: usize, b: usize| {
+                let pairs = figures[a].iter().zip(&figures[b]);
+                median(pairs.map(|(a, b)| a / b).collect())
+            };
+            for (at, side) in COLD_SIDES.iter().enumerate() {
+                if !speeds[at].is_empty() {
+                    println!(
+                        "  cold 4 MiB, {readers} readers, {side:<12} {:>6.0} MB/s, {:.3} of reqwest; first bytes {:.2} ms, {:.3} of reqwest's",
+                        median(speeds[at].clone()),
+                        over(&speeds, at, 0),
+                        median(firsts[at].clone()),
+                        over(&firsts, at, 0),
+                    );
+                }
+            }
+            let tail = if readers == 1 { "" } else { "_4" };
+            let more =
+                |name: &str, value: f64, unit| Figure::more(format!("{name}{tail}"), value, unit);
+            self.keep(more("mount_cold_read", over(&speeds, 1, 0), "of reqwest").goal(0.50));
+            if !speeds[2].is_empty() {
+                let ratio = over(&speeds, 1, 2);
+                self.keep(more("mount_cold_over_rclone", ratio, "times").goal(2.0));
+            }
+            let first = over(&firsts, 1, 0);
+            let first = Figure::less(format!("mount_cold_first{tail}"), first, "of reqwest's");
+            self.keep(first.goal(1.3));
+            self.keep(Figure::less(
+                format!("mount_cold_cpu{tail}"),
+                used / bytes,
+                "s/GB",
+            ));
+        }
+        Ok(())
+    }
+
+    /// `stat` and listings.
+    fn names(&mut self) -> Result<(), String> {
+        let names: Vec<PathBuf> = (0..100)
+            .map(|n| PathBuf::from(format!("small-{n}")))
+            .collect();
+        let stats = |dir: &Path| {
+            let paths: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
+            per_second(&paths, 200, |path| fs::metadata(path).map(drop))
+        };
+        let mut ratios = Vec::new();
+        for _ in 0..SMALL_ROUNDS {
+            let native = stats(&self.origin.dir("held"))?;
+            ratios.push(stats(&self.through.point.join("held"))? / native);
+        }
+        self.keep(Figure::more("mount_stat", median(ratios), "of native").goal(0.8));
+
+        let dir = self.through.bind("many", "many")?;
+        wait::until("all names are shown", SHOWN, || {
+            (fs::read_dir(&dir).ok()?.count() == MANY as usize).then_some(())
+        });
+        let list = |dir: &Path| passes(20, || fs::read_dir(dir).map(|names| names.for_each(drop)));
+        let ours = median(list(&dir)?);
+        let native = median(list(&self.origin.dir("many"))?);
+        println!("  readdir of {MANY} names: native {:.2} ms", native * 1e3);
+        self.keep(Figure::less("mount_readdir", ours * 1e3, "ms").goal(3.0));
+        Ok(())
+    }
+
+    /// From the event of a segment of 1 MB until it was read.
+    fn published(&mut self, contents: &Contents) -> Result<(), String> {
+        let tuned = [
+            "--vfs-cache-mode",
+            "off",
+            "--dir-cache-time",
+            "1ms",
+            "--attr-timeout",
+            "1ms",
+        ];
+        let peer = peers::rclone(&self.root, &self.origin.url, "rclone-tuned", &tuned);
+        let dir = self.through.bind("live", "live")?;
+        let mut sides = vec![("ours", dir, Vec::new())];
+        if let Some(peer) = &peer {
+            sides.push((peer.name, peer.point.join("live/files"), Vec::new()));
+            shown(&peer.point.join("live/files"));
+        }
+        for n in 0..PUBLISHED {
+            for (side, dir, times) in &mut sides {
+                let name = format!("live-{side}-{n}");
+                let path = dir.join(&name);
+                let started = Instant::now();
+                self.origin.publish("live", &name, n, &contents.one)?;
+                let read = loop {
+                    match fs::read(&path) {
+                        Ok(read) => break read,
+                        Err(_) if started.elapsed() < SHOWN => {}
+                        Err(error) => return Err(format!("{}: {error}", path.display())),
+                    }
+                };
+                times.push(started.elapsed().as_secs_f64() * 1e3);
+                if read.len() != 1_000_000 {
+                    return Err(format!("{} has {} bytes", path.display(), read.len()));
+                }
+            }
+        }
+        for (side, _, times) in &sides {
+            println!(
+                "  1 MB from publishing to read, {side:<12} {:.2} ms ({:.2} .. {:.2})",
+                median(times.clone()),
+                least(times),
+                most(times)
+            );
+        }
+        let ours = median(sides[0].2.clone());
+        self.keep(Figure::less("mount_publish", ours, "ms").goal(10.0));
+        Ok(())
+    }
+
+    /// Many sessions at once over one connection of events.
+    fn sessions(&mut self, contents: &Contents) -> Result<(), String> {
+        let mut dirs = Vec::new();
+        for n in 0..SESSIONS {
+            let session = format!("crowd-{n}");
+            self.origin.session(&session)?;
+            dirs.push(self.through.bind(&session, &session)?);
+        }
+        let started = Instant::now();
+        for n in 0..SESSIONS {
+            self.origin
+                .publish(&format!("crowd-{n}"), "one", 1, &contents.small)?;
+        }
+        for dir in &dirs {
+            let path = dir.join("one");
+            shown(&path);
+            let read = fs::read(&path).map_err(|e| e.to_string())?;
+            if read.len() != 300 * KIB {
+                return Err(format!("{} has {} bytes", path.display(), read.len()));
+            }
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        // One for each mount.
+        let listeners = self.origin.listeners();
+        println!("  {SESSIONS} sessions over {listeners} event connections of two mounts");
+        if listeners > 2 {
+            return Err(format!("{listeners} event connections"));
+        }
+        self.keep(Figure::less("mount_300_sessions", seconds, "s"));
+        Ok(())
+    }
+}
+
+fn native_bytes(job: &Job, size: usize) -> f64 {
+    (job.each * job.readers * size) as f64
 }
