@@ -258,55 +258,70 @@ impl Prepared {
             .block_on(async { tokio::time::timeout(at_most, asked).await });
     }
 
-    /// Takes over what an earlier instance held, and mounts. `earlier` are those that still run;
-    /// `handing` of them hands over now, so that its files are known to be right.
-    pub fn serve(self, earlier: &[Earlier], handing: Option<u64>) -> Result<Mounted, SetupError> {
-        let Prepared {
-            config,
-            mountpoint,
-            root,
-            read_deadline,
-            crossing,
-            source,
-            cache,
-            catalog,
-            media,
-        } = self;
+    /// The file system that no kernel calls: for tests. It lives as long as what was prepared.
+    pub fn without_kernel(&self) -> Result<Arc<BeamFs>, SetupError> {
+        self.file_system(false).map(|(fs, _)| fs)
+    }
+
+    /// The runtime of calls that wait.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        self.crossing.handle()
+    }
+
+    fn file_system(&self, handed: bool) -> Result<(Arc<BeamFs>, binding::Adopted), SetupError> {
         let start = |error: Error| SetupError::Start(error.to_string());
-        let reserved = earlier
-            .iter()
-            .map(|earlier| (earlier.number, cache.reserve(earlier.bytes)))
-            .collect();
         let context = Context::new(
-            catalog.clone(),
-            source.clone(),
-            cache.clone(),
-            config.remote.parallel.max(1),
-            crossing.handle().clone(),
-            root.duplicate().map_err(start)?,
+            self.catalog.clone(),
+            self.source.clone(),
+            self.cache.clone(),
+            self.config.remote.parallel.max(1),
+            self.crossing.handle().clone(),
+            self.root.duplicate().map_err(start)?,
         );
         let bindings = Bindings::new(context);
-        let adopted = bindings.adopt(&root, handing.is_some());
-        cache.tidy();
+        let adopted = bindings.adopt(&self.root, handed);
+        self.cache.tidy();
+        let media = self.media.as_ref();
         let fs = BeamFs::new(Parts {
-            root,
-            catalog: catalog.clone(),
-            source,
-            cache: cache.clone(),
+            root: self.root.duplicate().map_err(start)?,
+            catalog: self.catalog.clone(),
+            source: self.source.clone(),
+            cache: self.cache.clone(),
             bindings,
             info: MountInfo {
                 version: env!("CARGO_PKG_VERSION").into(),
                 api_version: plexbeam_api::API_VERSION,
-                mountpoint: mountpoint.to_string_lossy().into_owned(),
-                read_deadline_ms: read_deadline.as_millis() as u64,
-                media: media.as_ref().map(|media| media.base.clone()),
+                mountpoint: self.mountpoint.to_string_lossy().into_owned(),
+                read_deadline_ms: self.read_deadline.as_millis() as u64,
+                media: media.map(|media| media.base.clone()),
                 media_secret: None,
             },
-            media_secret: media.as_ref().and_then(|media| media.own_secret.clone()),
-            read_deadline,
+            media_secret: media.and_then(|media| media.own_secret.clone()),
+            read_deadline: self.read_deadline,
         })
         .map_err(start)?;
-        let fs = Arc::new(fs);
+        Ok((Arc::new(fs), adopted))
+    }
+
+    /// Takes over what an earlier instance held, and mounts. `earlier` are those that still run;
+    /// `handing` of them hands over now, so that its files are known to be right.
+    pub fn serve(self, earlier: &[Earlier], handing: Option<u64>) -> Result<Mounted, SetupError> {
+        let reserved = earlier
+            .iter()
+            .map(|earlier| (earlier.number, self.cache.reserve(earlier.bytes)))
+            .collect();
+        let (fs, adopted) = self.file_system(handing.is_some())?;
+        let Prepared {
+            config,
+            mountpoint,
+            root: _,
+            read_deadline: _,
+            crossing,
+            source: _,
+            cache,
+            catalog,
+            media,
+        } = self;
 
         let adapter = Adapter::new(fs.clone(), crossing.clone(), config.passthrough);
         let (tell, ended) = std::sync::mpsc::channel();

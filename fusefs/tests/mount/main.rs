@@ -9,6 +9,7 @@ mod crowd;
 mod faults;
 mod media;
 mod overlay;
+mod property;
 mod sessions;
 mod support;
 mod torture;
