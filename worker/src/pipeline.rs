@@ -34,8 +34,9 @@ pub use again::Again;
 use again::Only;
 
 use crate::{
+    device::{Capabilities, prove},
     input::InputPolicy,
-    libav::{AvError, Packet, Params, Rational},
+    libav::{AvError, Packet, Params, Rational, hw, log},
 };
 use parking_lot::{Condvar, Mutex};
 use plexbeam_api::{Event, JobSpec, Kind, Problem, Segment, segment::MediaKind};
@@ -299,19 +300,66 @@ impl Pacer {
     }
 }
 
-/// Runs a job to its end on this thread and its helpers. Blocks. Errors: the input's
-/// ([`plexbeam_api::Kind::BadInput`]), `Unsupported`, `Cancelled`, or `Internal`.
+/// What a pipeline is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Task<'a> {
+    /// The job.
+    pub spec: &'a JobSpec,
+    /// What it may read.
+    pub policy: &'a InputPolicy,
+    /// The device to use where it can; `None`: the processor does everything.
+    pub device: Option<&'a Capabilities>,
+    /// Files that were dropped and are to be made again; `None`: all of the job.
+    pub again: Option<&'a Again>,
+}
+
+impl<'a> Task<'a> {
+    /// All of a job, on the processor.
+    pub fn new(spec: &'a JobSpec, policy: &'a InputPolicy) -> Self {
+        Task {
+            spec,
+            policy,
+            device: None,
+            again: None,
+        }
+    }
+}
+
+/// An open device and what it proved.
+struct OnDevice {
+    device: hw::Device,
+    can: Capabilities,
+}
+
+impl OnDevice {
+    /// Opens it. Errors carry the driver's own words.
+    fn open(can: &Capabilities) -> Result<Self, Problem> {
+        let (opened, said) = log::capture(|| prove::open(can.kind, &can.address));
+        match opened {
+            Ok(device) => Ok(OnDevice {
+                device,
+                can: can.clone(),
+            }),
+            Err(why) => {
+                let told = said.first().cloned().unwrap_or(why);
+                let what = format!("{} {}: {told}", can.kind, can.address);
+                Err(Problem::new(Kind::Internal, what))
+            }
+        }
+    }
+}
+
+/// As [`run_task`] on the processor.
 pub fn run(
     spec: &JobSpec,
     policy: &InputPolicy,
     sink: &mut dyn Sink,
     control: &Arc<Control>,
 ) -> Result<(), Problem> {
-    go(spec, None, policy, sink, control)
+    run_task(Task::new(spec, policy), sink, control)
 }
 
-/// Makes files again that a job had made, and nothing else: [`Sink::publish`] gets
-/// [`Again::wanted`]. Errors: as [`run`].
+/// Makes files again that a job had made, on the processor. Errors: as [`run_task`].
 pub fn make_again(
     spec: &JobSpec,
     again: &Again,
@@ -319,23 +367,37 @@ pub fn make_again(
     sink: &mut dyn Sink,
     control: &Arc<Control>,
 ) -> Result<(), Problem> {
-    let mut only = Only::new(sink, &again.wanted);
-    let result = go(spec, Some(again), policy, &mut only, control);
-    only.outcome(result)
+    let mut task = Task::new(spec, policy);
+    task.again = Some(again);
+    run_task(task, sink, control)
 }
 
-fn go(
-    spec: &JobSpec,
-    again: Option<&Again>,
-    policy: &InputPolicy,
+/// Runs a job to its end on this thread and its helpers, or makes files of it again and nothing
+/// else: [`Sink::publish`] then gets [`Again::wanted`]. Blocks. Errors: the input's
+/// ([`plexbeam_api::Kind::BadInput`]), `Unsupported`, `Cancelled`, or `Internal`.
+pub fn run_task(
+    task: Task<'_>,
     sink: &mut dyn Sink,
     control: &Arc<Control>,
 ) -> Result<(), Problem> {
+    match task.again {
+        None => go(task, sink, control),
+        Some(again) => {
+            let mut only = Only::new(sink, &again.wanted);
+            let result = go(task, &mut only, control);
+            only.outcome(result)
+        }
+    }
+}
+
+fn go(task: Task<'_>, sink: &mut dyn Sink, control: &Arc<Control>) -> Result<(), Problem> {
+    let Task { spec, .. } = task;
     crate::plan::check(spec)?;
-    crate::libav::log::errors_only();
+    log::errors_only();
+    let device = task.device.map(OnDevice::open).transpose()?;
     let cancelled = || Problem::new(Kind::Cancelled, "the job was cancelled");
     let shared = Shared::new(control);
-    let resolved = match resolve::resolve(spec, again, policy, control) {
+    let resolved = match resolve::resolve(task, control, device.as_ref()) {
         Err(_) if control.is_cancelled() => return Err(cancelled()),
         other => other?,
     };
@@ -372,7 +434,7 @@ fn go(
                 demux::run(input, routes, shared)
             });
         }
-        let result = cut::run(&outputs, &facts, again, &queue, &shared, sink);
+        let result = cut::run(&outputs, &facts, task.again, &queue, &shared, sink);
         if let Err(problem) = result {
             shared.fail(problem);
         }

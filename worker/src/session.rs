@@ -25,7 +25,7 @@ use names::Names;
 use parking_lot::Mutex;
 use plexbeam_api::{
     Event, FileName, Id, JobSpec, Kind, Problem, Segment, SessionState, SessionStatus,
-    event::{LogLine, Progress, StateChange, WorkerEvent},
+    event::{LogLevel, LogLine, Probed, Progress, StateChange, WorkerEvent},
     segment::{Digest, SegmentKind},
 };
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
@@ -239,6 +239,21 @@ impl Session {
     /// Writes a line into the session's history.
     fn note(&self, line: LogLine) {
         self.record(Event::Log(line));
+    }
+
+    /// Inputs and device are open. Told once: after a device that failed then, the next one only
+    /// changes what encodes.
+    fn probed(&self, probed: Probed) {
+        let first = self.live.lock().device.is_none();
+        if first {
+            self.record(Event::Probed(probed));
+            return;
+        }
+        self.note(LogLine {
+            level: LogLevel::Info,
+            message: format!("encoding by {} now", probed.device),
+        });
+        self.live.lock().device = Some(probed.device);
     }
 
     /// Takes an event of the child; false when the session has ended and it is dropped.

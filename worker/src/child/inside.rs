@@ -7,7 +7,7 @@
 
 use super::message::{self, FromChild, JobOrder, MAX_TO_CHILD, ToChild};
 use crate::{
-    pipeline::{self, Control, Sink},
+    pipeline::{self, Control, Sink, Task},
     store::part_name,
 };
 use parking_lot::Mutex;
@@ -28,11 +28,13 @@ pub type Run = fn(&JobOrder, &mut dyn Sink, &Arc<Control>) -> Result<(), Problem
 
 /// Runs what the order says: a whole job, or what of it is to be made again.
 pub fn work(order: &JobOrder, sink: &mut dyn Sink, control: &Arc<Control>) -> Result<(), Problem> {
-    let JobOrder { spec, policy, .. } = order;
-    match &order.again {
-        None => pipeline::run(spec, policy, sink, control),
-        Some(again) => pipeline::make_again(spec, again, policy, sink, control),
-    }
+    let task = Task {
+        spec: &order.spec,
+        policy: &order.policy,
+        device: order.device.as_ref(),
+        again: order.again.as_ref(),
+    };
+    pipeline::run_task(task, sink, control)
 }
 
 /// Exit code of a child whose worker is gone.

@@ -1,7 +1,7 @@
 //! What worker and job child say to each other over their socket pair: JSON frames, each behind its
 //! length as a big-endian `u32`.
 
-use crate::{input::InputPolicy, pipeline::Again};
+use crate::{device::Capabilities, input::InputPolicy, pipeline::Again};
 use plexbeam_api::{Event, FileName, JobSpec, Problem, Segment};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -56,6 +56,9 @@ pub struct JobOrder {
     /// Files of it that were dropped and are to be made again; `None`: all of the job.
     #[serde(default)]
     pub again: Option<Again>,
+    /// The device to use where it can; `None`: the processor does everything.
+    #[serde(default)]
+    pub device: Option<Capabilities>,
 }
 
 /// Child to worker.

@@ -1,13 +1,27 @@
 //! Which devices a job is tried on, and how many jobs each encodes at once.
 
 use super::{Capabilities, DeviceKind, Probe};
+use parking_lot::Mutex;
 use plexbeam_api::job::HwAccel;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 /// How long a job waits for a place on a device whose driver opens few encoders: long enough for the
 /// job that a seek replaced to go, short for a viewer.
 const SESSION_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a device that failed a job is left out.
+const REST: Duration = Duration::from_secs(60);
+
+/// What NVENC and its driver say when no more encoders may be open.
+const SESSION_WORDS: [&str; 3] = [
+    "OpenEncodeSessionEx failed: out of memory",
+    "incompatible client key",
+    "No capable devices found",
+];
 
 /// The devices of a worker, best first; the processor stands below them all.
 #[derive(Debug, Default)]
@@ -20,6 +34,8 @@ struct Entry {
     capabilities: Capabilities,
     /// Places for encoders; `None` where the driver knows no limit.
     places: Option<Arc<Semaphore>>,
+    /// It failed a job lately and is left out until then.
+    rests_until: Mutex<Option<Instant>>,
 }
 
 /// A device that a job may try.
@@ -35,6 +51,14 @@ impl Rung {
     /// Which interface.
     pub fn kind(&self) -> DeviceKind {
         self.0.capabilities.kind
+    }
+
+    /// A job failed here before its first file. Jobs of the next while spare themselves the try,
+    /// unless `why` says that only all encoders were taken, by other programs perhaps.
+    pub fn failed(&self, why: &str) {
+        if !SESSION_WORDS.iter().any(|words| why.contains(words)) {
+            *self.0.rests_until.lock() = Some(Instant::now() + REST);
+        }
     }
 
     /// Takes one of the driver's sessions, waiting a moment for one; it is free again when the
@@ -67,6 +91,7 @@ impl Ladder {
             Arc::new(Entry {
                 capabilities,
                 places,
+                rests_until: Mutex::new(None),
             })
         });
         Ladder {
@@ -80,7 +105,11 @@ impl Ladder {
         if hw == HwAccel::None {
             return Vec::new();
         }
-        let mut rungs: Vec<Rung> = self.rungs.iter().cloned().map(Rung).collect();
+        let now = Instant::now();
+        let rested =
+            |entry: &&Arc<Entry>| entry.rests_until.lock().is_none_or(|until| until <= now);
+        let rungs = self.rungs.iter().filter(rested);
+        let mut rungs: Vec<Rung> = rungs.cloned().map(Rung).collect();
         if let Some(kind) = DeviceKind::of_job(hw) {
             rungs.sort_by_key(|rung| rung.kind() != kind);
         }
@@ -115,6 +144,18 @@ mod tests {
         let vaapi = [DeviceKind::Vaapi, DeviceKind::Cuda];
         assert_eq!(kinds(&ladder.rungs(HwAccel::Vaapi)), vaapi);
         assert!(ladder.rungs(HwAccel::None).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_failed_rests_unless_only_its_sessions_were_taken() {
+        let ladder = ladder();
+        let rungs = ladder.rungs(HwAccel::Auto);
+        rungs[0].failed("h264_nvenc: OpenEncodeSessionEx failed: out of memory (10)");
+        assert_eq!(ladder.rungs(HwAccel::Auto).len(), 2);
+        rungs[0].failed("h264_nvenc: the GPU fell off the bus");
+        assert_eq!(kinds(&ladder.rungs(HwAccel::Auto)), [DeviceKind::Vaapi]);
+        tokio::time::advance(REST).await;
+        assert_eq!(ladder.rungs(HwAccel::Auto).len(), 2);
     }
 
     #[tokio::test(start_paused = true)]

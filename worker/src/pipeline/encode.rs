@@ -7,7 +7,7 @@ use super::{
     video::Picture,
 };
 use crate::libav::{
-    BitstreamFilter, Encoder, Frame, MICROS, NOPTS, Rational, Received, VideoSettings, rescale,
+    BitstreamFilter, Encoder, Frame, MICROS, NOPTS, Rational, Received, VideoSettings, log, rescale,
 };
 use plexbeam_api::{Kind, Problem, job::FramePolicy, segment::MediaKind};
 use std::{collections::VecDeque, sync::mpsc::Receiver};
@@ -28,8 +28,13 @@ pub(super) fn run(
         return if shared.is_over() {
             Ok(())
         } else {
+            // A device may fail where the processor does not.
+            let kind = match &work.device {
+                Some(_) => Kind::Internal,
+                None => Kind::BadInput,
+            };
             Err(Problem::new(
-                Kind::BadInput,
+                kind,
                 "no picture of the video could be decoded",
             ))
         };
@@ -46,6 +51,34 @@ pub(super) fn run(
         return Ok(());
     }
     stage.finish()
+}
+
+/// Opens the encoder; on a device with the first of its attempts that the driver takes. Errors carry
+/// the driver's own words.
+fn open(
+    work: &VideoWork,
+    first: &Frame,
+    settings: VideoSettings,
+    options: &[(String, String)],
+) -> Result<(Encoder, Vec<(String, String)>), Problem> {
+    let attempts = work.device.as_ref().map_or(&[][..], |on| &on.attempts);
+    let open = |options| Encoder::open_video(work.encoder, first, settings, options);
+    let Some((best, others)) = attempts.split_first() else {
+        return open(options).map_err(|e| av(&e));
+    };
+    let (opened, said) = log::capture(|| {
+        let first = open(best);
+        others
+            .iter()
+            .fold(first, |opened, next| opened.or_else(|_| open(next)))
+    });
+    opened.map_err(|error| {
+        let problem = av(&error);
+        match said.first() {
+            Some(words) => Problem::new(problem.kind, format!("{}: {words}", problem.detail)),
+            None => problem,
+        }
+    })
 }
 
 struct Stage<'a> {
@@ -103,9 +136,7 @@ impl<'a> Stage<'a> {
             // Without a constant rate the encoder must not assume one.
             options.push(("x264-params".to_owned(), "force-cfr=0".to_owned()));
         }
-        let (encoder, unknown) =
-            Encoder::open_video(work.encoder, &first.frame, settings, &options)
-                .map_err(|e| av(&e))?;
+        let (encoder, unknown) = open(work, &first.frame, settings, &options)?;
         for (key, _) in unknown {
             shared.note(format!("{} does not know the option `{key}`", work.encoder));
         }

@@ -70,7 +70,7 @@ impl<'a> Report<'a> {
                 height,
             });
             if ready.encoded {
-                device = "software";
+                device = &self.facts.encoded_by;
             }
         }
         sink.event(Event::Probed(Probed {

@@ -1,14 +1,21 @@
 //! From a job's words to open inputs and certain streams.
 
 use super::{
-    Again, Outlet, Ready, Shared, av, burn::Side, demux::Target, spawn, timeline::KeyTimes,
+    Again, OnDevice, Outlet, Ready, Shared, Task, av, burn::Side, demux::Target, spawn,
+    timeline::KeyTimes,
 };
 use crate::{
     input::{self, InputPolicy},
     libav::{
-        Input, MediaType, OpenOptions, Params, Rational, StreamInfo, Transfer, parse_frame_rate,
+        Input, MediaType, OpenOptions, Params, Rational, StreamInfo, Transfer, codec_name,
+        hw::{self, Device},
+        parse_frame_rate,
     },
-    plan::{self, Light, Stage, VideoSource, graph, operation},
+    plan::{
+        self, Light, Stage, VideoSource,
+        device::{DevicePlan, DeviceSource},
+        graph, operation,
+    },
 };
 use plexbeam_api::{
     JobSpec, Kind, Problem,
@@ -65,6 +72,8 @@ pub(super) struct Facts {
     pub(super) streams: Vec<plexbeam_api::event::InputStream>,
     /// As the job says.
     pub(super) time: TimePolicy,
+    /// What encodes the video, for [`plexbeam_api::Event::Probed`].
+    pub(super) encoded_by: String,
 }
 
 /// One output with its streams found.
@@ -112,6 +121,33 @@ pub(super) struct VideoWork {
     pub(super) keys: Option<KeyTimes>,
     pub(super) rate: Option<Rational>,
     pub(super) global_header: bool,
+    /// The device that does some of it.
+    pub(super) device: Option<DeviceWork>,
+}
+
+/// What a device does for a video stream.
+#[derive(Clone)]
+pub(super) struct DeviceWork {
+    pub(super) device: Device,
+    pub(super) plan: DevicePlan,
+    /// Options of its encoder, best first; empty where the processor encodes.
+    pub(super) attempts: Vec<Vec<(String, String)>>,
+}
+
+impl VideoWork {
+    /// What the events call the encoding device.
+    pub(super) fn device_name(&self) -> String {
+        match &self.device {
+            None => "software".to_owned(),
+            Some(on) => {
+                let name = hw::type_name(on.device.kind());
+                match on.plan.encodes {
+                    Some(_) => name,
+                    None => format!("{name}+software"),
+                }
+            }
+        }
+    }
 }
 
 /// How an audio stream is encoded.
@@ -133,13 +169,18 @@ pub(super) struct Resolved {
 
 /// Opens the inputs and finds the streams.
 ///
-/// With `again` only its output is planned, and the job starts where that segment began.
+/// To make files again only their output is planned, and the job starts where that segment began.
 pub(super) fn resolve(
-    spec: &JobSpec,
-    again: Option<&Again>,
-    policy: &InputPolicy,
+    task: Task<'_>,
     control: &Arc<super::Control>,
+    device: Option<&OnDevice>,
 ) -> Result<Resolved, Problem> {
+    let Task {
+        spec,
+        policy,
+        again,
+        ..
+    } = task;
     let mut inputs = Vec::new();
     for input in &spec.inputs {
         inputs.push(open(input, spec.time, policy, control)?);
@@ -168,6 +209,7 @@ pub(super) fn resolve(
             })
             .collect(),
         time: spec.time,
+        encoded_by: "software".to_owned(),
     };
     let mut outputs = Vec::new();
     for (o, output) in spec.outputs.iter().enumerate() {
@@ -182,10 +224,11 @@ pub(super) fn resolve(
         let mut streams = Vec::new();
         for (s, stream) in output.streams.iter().enumerate() {
             let field = format!("outputs[{o}].streams[{s}]");
-            let found = find(spec, stream, &inputs, global_header).map_err(|p| match p.field {
-                Some(_) => p,
-                None => p.at(field),
-            })?;
+            let found =
+                find(spec, stream, &inputs, global_header, device).map_err(|p| match p.field {
+                    Some(_) => p,
+                    None => p.at(field),
+                })?;
             streams.extend(found);
         }
         if streams.is_empty() {
@@ -213,6 +256,14 @@ pub(super) fn resolve(
             })
         };
         input.input.discard_except(used);
+    }
+    let videos = outputs.iter().flat_map(|o| &o.streams);
+    let by = videos.filter_map(|stream| match &stream.work {
+        Work::Video(work) => Some(work.device_name()),
+        Work::Copy { .. } | Work::Audio(_) | Work::Subtitle { .. } | Work::Attachment => None,
+    });
+    if let Some(by) = by.reduce(|first, next| if first == "software" { next } else { first }) {
+        facts.encoded_by = by;
     }
     Ok(Resolved {
         inputs,
@@ -356,6 +407,7 @@ fn find(
     stream: &StreamSpec,
     inputs: &[OpenInput],
     global_header: bool,
+    device: Option<&OnDevice>,
 ) -> Result<Vec<StreamPlan>, Problem> {
     let (input, selector, filtered, optional) = match &stream.source {
         Source::Stream {
@@ -396,7 +448,7 @@ fn find(
     let mut plans = Vec::new();
     for index in found {
         let info = &streams[index];
-        let work = work(stream, info, &filtered, global_header)?;
+        let work = work(stream, info, &filtered, global_header, device)?;
         let mut metadata = stream.metadata.clone();
         if matches!(work, Work::Attachment) {
             // A font without its name and type is of no use.
@@ -521,6 +573,7 @@ fn work(
     info: &StreamInfo,
     filtered: &Filtered,
     global_header: bool,
+    device: Option<&OnDevice>,
 ) -> Result<Work, Problem> {
     let CodecSpec::Encode { encoder, options } = &stream.codec else {
         if info.params.media_type() == MediaType::AVMEDIA_TYPE_ATTACHMENT {
@@ -553,26 +606,17 @@ fn work(
     }
     let own = plan::encoder_options(encoder, plan, options)?;
     Ok(match plan.media {
-        MediaKind::Video => Work::Video(VideoWork {
-            stages: plan::software_video(
-                match filtered {
-                    Filtered::Video(operations) => operations,
-                    Filtered::No | Filtered::Audio(_) => &[],
-                },
-                plan.name,
-                video_source(&info.params),
-            )?,
-            encoder: plan.name,
-            options: own,
-            keys: stream.forced_keys.as_ref().and_then(KeyTimes::new),
-            rate: match &stream.frame_rate {
-                None => None,
-                Some(text) => Some(parse_frame_rate(text).ok_or_else(|| {
-                    Problem::new(Kind::InvalidArgument, format!("frame rate `{text}`"))
-                })?),
+        MediaKind::Video => Work::Video(video_work(
+            stream,
+            (plan, own, options),
+            info,
+            match filtered {
+                Filtered::Video(operations) => operations,
+                Filtered::No | Filtered::Audio(_) => &[],
             },
             global_header,
-        }),
+            device,
+        )?),
         MediaKind::Audio => Work::Audio(AudioWork {
             chain: plan::software_audio(
                 match filtered {
@@ -588,6 +632,58 @@ fn work(
         }),
         _ => Work::Subtitle { encoder: plan.name },
     })
+}
+
+type Options = Vec<(String, String)>;
+
+fn video_work(
+    stream: &StreamSpec,
+    (encoder, own, asked): (plan::EncoderPlan, Options, &Options),
+    info: &StreamInfo,
+    operations: &[operation::Operation],
+    global_header: bool,
+    device: Option<&OnDevice>,
+) -> Result<VideoWork, Problem> {
+    let source = video_source(&info.params);
+    let mut work = VideoWork {
+        stages: Vec::new(),
+        encoder: encoder.name,
+        options: own,
+        keys: stream.forced_keys.as_ref().and_then(KeyTimes::new),
+        rate: match &stream.frame_rate {
+            None => None,
+            Some(text) => Some(parse_frame_rate(text).ok_or_else(|| {
+                Problem::new(Kind::InvalidArgument, format!("frame rate `{text}`"))
+            })?),
+        },
+        global_header,
+        device: None,
+    };
+    if let Some(OnDevice { device, can }) = device {
+        let source = DeviceSource {
+            video: source,
+            codec: codec_name(info.params.codec_id()),
+            size: info.params.size(),
+            is_420: info.params.is_420(),
+        };
+        let plan = plan::device::video(operations, encoder, &source, can)?;
+        if plan.uses_device() {
+            let attempts = match plan.encodes {
+                Some((family, bits)) => plan::device_attempts(can.kind, family, bits, asked)?,
+                None => Vec::new(),
+            };
+            work.encoder = plan.encoder;
+            work.stages.clone_from(&plan.stages);
+            work.device = Some(DeviceWork {
+                device: device.clone(),
+                plan,
+                attempts,
+            });
+            return Ok(work);
+        }
+    }
+    work.stages = plan::software_video(operations, encoder.name, source)?;
+    Ok(work)
 }
 
 /// Packets that wait for a video decoder. Few: how far the demuxer reads ahead is how far the audio
@@ -660,7 +756,6 @@ impl StreamPlan {
                     frame_rate: source.frame_rate,
                 };
                 let (frames_in, frames) = sync_channel(super::video::FRAME_QUEUE);
-                let rate = work.rate;
                 let mut subtitles = Vec::new();
                 for side in &self.sides {
                     let (inlet, feed) = super::feed::feed(side.input != self.input);
@@ -670,7 +765,7 @@ impl StreamPlan {
                 let nodes = super::video::nodes(&work.stages, subtitles)?;
                 spawn(scope, shared, "decode", move || {
                     let result = super::video::run(
-                        &source, nodes, rate, facts, &packets, &frames_in, shared,
+                        &source, work, nodes, facts, &packets, &frames_in, shared,
                     );
                     // Before the encoder sees its queue end and wonders why.
                     if let Err(problem) = &result {

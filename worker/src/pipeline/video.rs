@@ -5,10 +5,12 @@ use super::{
     burn::{Side, TextBurner},
     feed::Feed,
     overlay::{PictureBurner, Placement},
-    resolve::Facts,
+    resolve::{Facts, VideoWork},
 };
 use crate::{
-    libav::{Decoder, Frame, Graph, MICROS, NOPTS, Packet, Params, Rational, Received, rescale},
+    libav::{
+        self, Decoder, Frame, Graph, MICROS, NOPTS, Packet, Params, Rational, Received, rescale,
+    },
     plan::Stage,
 };
 use plexbeam_api::{Kind, Problem};
@@ -48,19 +50,19 @@ pub(super) struct Subtitles<'a> {
 /// Decodes and filters until the packets end.
 pub(super) fn run(
     source: &Source,
+    work: &VideoWork,
     nodes: Vec<Node<'_>>,
-    rate: Option<Rational>,
     facts: &Facts,
     packets: &Receiver<Packet>,
     pictures: &SyncSender<Picture>,
     shared: &Shared,
 ) -> Result<(), Problem> {
-    let mut decoder = Decoder::open(&source.params, source.time_base, 0).map_err(|e| av(&e))?;
+    let mut decoder = open(source, work).map_err(|e| av(&e))?;
     let mut stage = Filter {
         source,
-        rate,
         facts,
         shared,
+        work,
         nodes,
         shape: None,
         before: None,
@@ -90,6 +92,19 @@ pub(super) fn run(
         stage.finish()?;
     }
     Ok(())
+}
+
+/// Pictures of a device that the stages hold at once, between its decoder and its encoder. A pool
+/// that runs dry would stop the decoder for ever.
+const HELD: u32 = FRAME_QUEUE as u32 + 8;
+
+fn open(source: &Source, work: &VideoWork) -> libav::Result<Decoder> {
+    match &work.device {
+        Some(on) if on.plan.decodes => {
+            Decoder::open_on(&source.params, source.time_base, &on.device, HELD)
+        }
+        _ => Decoder::open(&source.params, source.time_base, 0),
+    }
 }
 
 /// Feeds one packet, or the end, and passes on what comes out. False when the job is over.
@@ -131,7 +146,7 @@ fn decode(
 /// The way from decoder to encoder; rebuilt when the decoded pictures change their shape.
 struct Filter<'a> {
     source: &'a Source,
-    rate: Option<Rational>,
+    work: &'a VideoWork,
     facts: &'a Facts,
     shared: &'a Shared,
     nodes: Vec<Node<'a>>,
@@ -210,6 +225,26 @@ impl<'a> Node<'a> {
 #[derive(PartialEq, Eq, Clone, Copy)]
 struct Shape(i32, i32, i32, i32, i32);
 
+/// The graph of a [`Stage::Filters`], on the device where there is one.
+fn build(work: &VideoWork, at: usize, text: &str, first: &Picture) -> libav::Result<Graph> {
+    let Picture {
+        frame,
+        time_base,
+        frame_rate,
+    } = first;
+    match &work.device {
+        None => Graph::video(text, frame, *time_base, *frame_rate),
+        Some(on) => {
+            let text = match at {
+                0 => on.plan.entry(frame.is_on_device(), text),
+                _ => text.to_owned(),
+            };
+            let device = Some((&on.device, HELD));
+            Graph::video_on(&text, frame, *time_base, *frame_rate, device)
+        }
+    }
+}
+
 impl Filter<'_> {
     fn frame(&mut self, mut frame: Frame) -> Result<bool, Problem> {
         let pts = frame.best_pts();
@@ -258,17 +293,14 @@ impl Filter<'_> {
     /// over.
     fn pass(&mut self, at: usize, mut picture: Picture) -> Result<bool, Problem> {
         let Some(node) = self.nodes.get_mut(at) else {
-            picture.frame_rate = self.rate.unwrap_or(picture.frame_rate);
+            picture.frame_rate = self.work.rate.unwrap_or(picture.frame_rate);
             return Ok(self.pictures.send(picture).is_ok());
         };
         match node {
             Node::Filters { text, graph } => {
                 let mut running = match graph.take() {
                     Some(graph) => graph,
-                    None => {
-                        Graph::video(text, &picture.frame, picture.time_base, picture.frame_rate)
-                            .map_err(|e| av(&e))?
-                    }
+                    None => build(self.work, at, text, &picture).map_err(|e| av(&e))?,
                 };
                 running.send(Some(&picture.frame)).map_err(|e| av(&e))?;
                 drop(picture);

@@ -179,6 +179,8 @@ impl Registry {
             policy: self.policy().clone(),
             dir: dir.clone(),
             again: Some(again),
+            // Parameter sets are in-band: the processor may make what a device had made.
+            device: None,
         }));
         let mut process = self.spawner().take().await?;
         // A spare that died while it was parked: once more, with a fresh one.

@@ -435,14 +435,14 @@ async fn remove_shelf(store: Arc<Store>, shelf: ShelfId) {
 
 async fn run(place: Place) {
     let registry = &place.registry;
-    let outcome = runner::run(
-        &place.session,
-        &registry.store,
-        &registry.spawner,
-        &registry.child,
-        runner::order(&place.session.order, &registry.config.policy),
-    )
-    .await;
+    let means = runner::Means {
+        store: &registry.store,
+        spawner: &registry.spawner,
+        child: &registry.child,
+        policy: &registry.config.policy,
+        ladder: registry.ladder.get(),
+    };
+    let outcome = runner::run(&place.session, &means, &place.session.order).await;
     match outcome {
         runner::Outcome::Done => {}
         runner::Outcome::Failed(problem) => {

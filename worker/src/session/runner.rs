@@ -8,10 +8,14 @@ use crate::{
         redact,
     },
     config::ChildConfig,
+    device::{Capabilities, Ladder},
     input::InputPolicy,
     store::{Reservation, Store},
 };
-use plexbeam_api::{Event, FileName, JobSpec, Kind, Problem, Segment, SessionState};
+use plexbeam_api::{
+    Event, FileName, JobSpec, Kind, Problem, Segment, SessionState,
+    event::{LogLevel, LogLine},
+};
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 use tokio::time::Instant;
 
@@ -21,16 +25,6 @@ pub(super) enum Outcome {
     Done,
     Failed(Problem),
     Cancelled,
-}
-
-/// The child's first message.
-pub(super) fn order((spec, dir): &(Arc<JobSpec>, PathBuf), policy: &InputPolicy) -> ToChild {
-    ToChild::Job(Box::new(JobOrder {
-        spec: spec.as_ref().clone(),
-        policy: policy.clone(),
-        dir: dir.clone(),
-        again: None,
-    }))
 }
 
 /// Bytes of a log line of a child that are kept.
@@ -61,20 +55,109 @@ enum Exit {
     Cancel,
 }
 
-/// Runs one job to its end. Bounded by the child's life signs, never by the length of the job.
+/// What runs jobs.
+pub(super) struct Means<'a> {
+    pub(super) store: &'a Arc<Store>,
+    pub(super) spawner: &'a Arc<Spawner>,
+    pub(super) child: &'a ChildConfig,
+    pub(super) policy: &'a InputPolicy,
+    /// `None`: the devices are not proved yet, the processor does everything.
+    pub(super) ladder: Option<&'a Ladder>,
+}
+
+/// How one try of a job ended.
+enum Try {
+    Ended(Outcome),
+    /// Its device failed before anything was published.
+    NextRung(Problem),
+}
+
+/// Runs one job to its end: on the best device, and where that fails before the first file, on the
+/// next, the processor last. Bounded by the child's life signs, never by the length of the job.
 pub(super) async fn run(
     session: &Session,
-    store: &Arc<Store>,
-    spawner: &Arc<Spawner>,
-    config: &ChildConfig,
-    order: ToChild,
+    means: &Means<'_>,
+    (spec, dir): &(Arc<JobSpec>, PathBuf),
 ) -> Outcome {
+    let rungs = means
+        .ladder
+        .map_or_else(Vec::new, |ladder| ladder.rungs(spec.hw_accel));
+    let order = |device: Option<Capabilities>| {
+        ToChild::Job(Box::new(JobOrder {
+            spec: spec.as_ref().clone(),
+            policy: means.policy.clone(),
+            dir: dir.clone(),
+            again: None,
+            device,
+        }))
+    };
+    for rung in &rungs {
+        let can = rung.capabilities();
+        let name = format!("{} {}", can.kind, can.address);
+        let mut wanted = session.wanted.subscribe();
+        let place = tokio::select! {
+            place = rung.session() => place,
+            // The sender lives in the session.
+            _ = wanted.wait_for(|wanted| wanted.cancel || wanted.kill) => {
+                return Outcome::Cancelled;
+            }
+        };
+        let Some(_place) = place else {
+            warn(
+                session,
+                &format!("{name}: all encoder sessions of its driver are taken"),
+            );
+            continue;
+        };
+        match attempt(session, means, order(Some(can.clone())), true).await {
+            Try::Ended(outcome) => return outcome,
+            Try::NextRung(problem) => {
+                rung.failed(&problem.detail);
+                warn(
+                    session,
+                    &format!(
+                        "{name} failed before the first segment, trying what comes next: {}",
+                        problem.detail
+                    ),
+                );
+            }
+        }
+    }
+    match attempt(session, means, order(None), false).await {
+        Try::Ended(outcome) => outcome,
+        Try::NextRung(problem) => Outcome::Failed(problem),
+    }
+}
+
+/// A line for the session's history and the worker's log.
+fn warn(session: &Session, message: &str) {
+    let message = clip(redact(message), MAX_LOG_BYTES);
+    tracing::warn!(session = %session.id, "{message}");
+    session.note(LogLine {
+        level: LogLevel::Warning,
+        message,
+    });
+}
+
+/// True for an end that another device may not meet.
+fn is_devices_fault(problem: &Problem) -> bool {
+    problem.kind == Kind::Internal
+}
+
+/// One child from its start to its end.
+async fn attempt(session: &Session, means: &Means<'_>, order: ToChild, may_go_on: bool) -> Try {
+    let Means {
+        store,
+        spawner,
+        child: config,
+        ..
+    } = means;
     let mut order = Some(order);
     let mut room = Room::None;
     let (mut process, exit) = loop {
         let mut process = match spawner.take().await {
             Ok(process) => process,
-            Err(problem) => return Outcome::Failed(problem),
+            Err(problem) => return Try::Ended(Outcome::Failed(problem)),
         };
         tracing::debug!(session = %session.id, pid = process.pid(), "job process");
         let sent = match &order {
@@ -92,7 +175,13 @@ pub(super) async fn run(
         }
         let _ = process.reap(std::time::Duration::ZERO).await;
     };
+    let next_rung =
+        |problem: &Problem| may_go_on && is_devices_fault(problem) && session.files().is_empty();
     let outcome = match exit {
+        Exit::Said(problem) if next_rung(&problem) => {
+            let _ = process.reap(config.cancel_grace).await;
+            return Try::NextRung(problem);
+        }
         Exit::Done => {
             session.enter(SessionState::Completed, None);
             let _ = process.reap(config.cancel_grace).await;
@@ -127,7 +216,12 @@ pub(super) async fn run(
     };
     // What was granted and not published is removed only now that nobody writes any more.
     drop(room);
-    outcome
+    match outcome {
+        Outcome::Failed(problem) if next_rung(&problem) && !session.has_ended() => {
+            Try::NextRung(problem)
+        }
+        outcome => Try::Ended(outcome),
+    }
 }
 
 /// Waits for a cancelled child's end, at most the grace; also its messages, lest it block on them.
@@ -241,7 +335,8 @@ fn take(
                 line.message = clip(redact(&line.message), MAX_LOG_BYTES);
                 session.note(line);
             }
-            Event::Probed(_) | Event::Progress(_) => {
+            Event::Probed(probed) => session.probed(probed),
+            Event::Progress(_) => {
                 session.record(event);
             }
             Event::Segment(_) | Event::State(_) => return Err(breach("an event that is not its")),

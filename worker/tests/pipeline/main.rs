@@ -6,3 +6,4 @@ mod kit;
 mod overlay;
 mod timeline;
 mod video;
+mod vulkan;

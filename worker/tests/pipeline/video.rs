@@ -85,7 +85,7 @@ pub(crate) fn video_field(path: &str, field: &str) -> String {
 }
 
 /// Two seconds of moving colours in HDR, marked or not.
-fn hdr(dir: &Path, name: &str, transfer: Option<&str>) -> String {
+pub(crate) fn hdr(dir: &Path, name: &str, transfer: Option<&str>) -> String {
     let path = dir.join(name).to_str().unwrap().to_owned();
     let params = match transfer {
         Some(transfer) => format!(

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use plexbeam_api::{Event, Problem, SessionState, SessionStatus, route, session::DeviceReport};
 use plexbeam_worker::{
     config::{ChildConfig, Secret, ServeConfig, SessionConfig, StoreConfig},
-    device::Probe,
+    device::{Capabilities, Probe},
     http::{self, App},
     serve::Service,
 };
@@ -110,6 +110,14 @@ impl Bench {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut ServeConfig)) -> Self {
+        Self::with_devices(change, Vec::new())
+    }
+
+    /// With devices that proved something.
+    pub(crate) fn with_devices(
+        change: impl FnOnce(&mut ServeConfig),
+        capabilities: Vec<Capabilities>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(&dir);
         change(&mut config);
@@ -121,7 +129,7 @@ impl Bench {
                 encoders: vec!["libx264".into()],
                 ..DeviceReport::default()
             }],
-            capabilities: Vec::new(),
+            capabilities,
         };
         service.app.set_probe(probe);
         let router = http::app(service.app.clone());

@@ -91,10 +91,15 @@ fn run(order: &JobOrder, sink: &mut dyn Sink, control: &Arc<Control>) -> Result<
         return make_again(again, sink);
     }
     let cancelled = || Problem::new(Kind::Cancelled, "cancelled");
+    let mut skipping = false;
     for word in &spec.argv {
         if !control.pass() {
             return Err(cancelled());
         }
+        if skipping && word != "then" {
+            continue;
+        }
+        skipping = false;
         let mut parts = word.split(':');
         let verb = parts.next().unwrap();
         let mut number = || parts.next().map_or(0, |text| text.parse::<u32>().unwrap());
@@ -105,8 +110,15 @@ fn run(order: &JobOrder, sink: &mut dyn Sink, control: &Arc<Control>) -> Result<
                 format: "fake".into(),
                 streams: Vec::new(),
                 pictures: Vec::new(),
-                device: "software".into(),
+                device: order
+                    .device
+                    .as_ref()
+                    .map_or("software", |can| can.kind.name())
+                    .into(),
             }))?,
+            // Nothing of what follows up to `then` unless on a device.
+            "on-device" => skipping = order.device.is_none(),
+            "then" => {}
             "progress" => sink.event(Event::Progress(Progress {
                 frames: u64::from(number()),
                 speed: Some(2.0),
@@ -164,6 +176,10 @@ fn run(order: &JobOrder, sink: &mut dyn Sink, control: &Arc<Control>) -> Result<
             }
             "panic" => panic!("a stage went wrong"),
             "exit" => std::process::exit(7),
+            "driver-fails" => {
+                let what = "the driver said no to http://h/media/x?signature=5ec2e7";
+                return Err(Problem::new(Kind::Internal, what));
+            }
             "fail" => {
                 return Err(Problem::new(Kind::BadInput, "the input is no media"));
             }

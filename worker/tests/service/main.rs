@@ -11,5 +11,6 @@ mod events;
 mod fake;
 mod files;
 mod jobs;
+mod ladder;
 mod lease;
 mod process;

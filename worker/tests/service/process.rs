@@ -155,7 +155,7 @@ fn ffmpeg(args: &[&str], to: &Path) {
 }
 
 /// A clip of 9 seconds.
-fn short_clip(dir: &Path) -> PathBuf {
+pub(crate) fn short_clip(dir: &Path) -> PathBuf {
     let path = dir.join("short.mkv");
     let video = ["-f", "lavfi", "-i", "testsrc2=s=640x360:r=25:d=9"];
     let audio = ["-f", "lavfi", "-i", "sine=d=9"];
