@@ -169,17 +169,17 @@ fn deinterlace_text(deinterlace: Deinterlace) -> String {
 }
 
 /// Light is mapped in linear BT.709 with 1.0 at 100 cd/m2, as the usual chains of the command line
-/// do it. `None` for a source that is SDR already.
+/// do it, or by BT.2390 in the source's own code values. `None` for a source that is SDR already.
 fn tonemap_text(tonemap: &Tonemap, source: VideoSource) -> Option<String> {
     let curve = match tonemap.curve {
-        Curve::Clip => "clip",
-        Curve::Linear => "linear",
-        Curve::Gamma => "gamma",
-        Curve::Reinhard => "reinhard",
-        Curve::Hable => "hable",
-        // BT.2390 keeps what is below its knee and bends what is above, as Mobius does; libav has
-        // no BT.2390 in software.
-        Curve::Mobius | Curve::Any | Curve::Bt2390 => "mobius",
+        Curve::Clip => Some("clip"),
+        Curve::Linear => Some("linear"),
+        Curve::Gamma => Some("gamma"),
+        Curve::Reinhard => Some("reinhard"),
+        Curve::Hable => Some("hable"),
+        Curve::Mobius | Curve::Any => Some("mobius"),
+        // Not among the curves of libav's filter.
+        Curve::Bt2390 => None,
     };
     // Both transfers are defined for BT.2020 (ITU-R BT.2100); not every file says so.
     let marks = match source.light {
@@ -187,6 +187,16 @@ fn tonemap_text(tonemap: &Tonemap, source: VideoSource) -> Option<String> {
         Light::Hdr => "",
         // PMS asks for tone mapping only where its own analysis found HDR.
         Light::Unmarked => ":color_trc=smpte2084",
+    };
+    let marks = format!("setparams=color_primaries=bt2020:colorspace=bt2020nc{marks}");
+    let to_sdr = "zscale=t=bt709:m=bt709:r=tv,format=yuv420p";
+    let Some(curve) = curve else {
+        let eetf = bt2390(tonemap.peak.as_deref());
+        return Some(format!(
+            "{marks},zscale=t=smpte2084:m=gbr:r=full,format=gbrp12,\
+             lutrgb=r='{eetf}':g='{eetf}':b='{eetf}',\
+             zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,{to_sdr}"
+        ));
     };
     let mut map = format!(
         "tonemap=tonemap={curve}:desat={}",
@@ -198,10 +208,37 @@ fn tonemap_text(tonemap: &Tonemap, source: VideoSource) -> Option<String> {
         }
     }
     Some(format!(
-        "setparams=color_primaries=bt2020:colorspace=bt2020nc{marks},\
-         zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,{map},\
-         zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
+        "{marks},zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,{map},{to_sdr}"
     ))
+}
+
+/// Brightest light of a source that does not say, cd/m2: what most films are graded for, and HLG's
+/// nominal peak.
+const USUAL_PEAK: f64 = 1000.0;
+
+/// The EETF of ITU-R BT.2390 (5.4.1), for each of R', G' and B' in PQ, to a display of 100 cd/m2 with
+/// a black of 0: an expression for libav's `lutrgb`. `peak`: the source's, over 100 cd/m2.
+fn bt2390(peak: Option<&str>) -> String {
+    let peak = peak
+        .and_then(|p| p.parse::<f64>().ok())
+        .filter(|p| (1.0..=100.0).contains(p))
+        .map_or(USUAL_PEAK, |p| p * 100.0);
+    let (source, top) = (pq(peak), pq(100.0) / pq(peak));
+    let knee = 1.5 * top - 0.5;
+    let rest = 1.0 - knee;
+    format!(
+        "(st(0,min(val/maxval/{source:.6},1))*0+if(lt(ld(0),{knee:.6}),ld(0),\
+         st(1,(ld(0)-{knee:.6})/max({rest:.6},0.000001))*0\
+         +(2*pow(ld(1),3)-3*pow(ld(1),2)+1)*{knee:.6}\
+         +(pow(ld(1),3)-2*pow(ld(1),2)+ld(1))*{rest:.6}\
+         +(3*pow(ld(1),2)-2*pow(ld(1),3))*{top:.6}))*{source:.6}*maxval"
+    )
+}
+
+/// PQ code (SMPTE ST 2084), 0 to 1, of light in cd/m2.
+fn pq(light: f64) -> f64 {
+    let y = (light / 10_000.0).powf(0.159_301_757_812_5);
+    ((0.835_937_5 + 18.851_562_5 * y) / (1.0 + 18.687_5 * y)).powf(78.843_75)
 }
 
 /// Filter text of an audio line, ending in what `encoder` takes.
