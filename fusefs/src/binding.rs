@@ -35,7 +35,7 @@ use crate::{
 };
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use plexbeam_api::{
-    mount::{Binding, HELD_WAIT_MS, Held},
+    mount::{Binding, BindingRow, HELD_WAIT_MS, Held},
     segment::SegmentKind,
 };
 use std::{
@@ -51,6 +51,9 @@ use tokio::{sync::Notify, task::AbortHandle};
 
 /// Longest JSON of `user.plexbeam.held`; the kernel takes 64 KiB at most.
 const MAX_HELD_LIST: usize = 60 << 10;
+
+/// Most directories of `user.plexbeam.status`.
+const MAX_ROWS: usize = 128;
 
 /// What bindings work with.
 #[derive(Debug)]
@@ -190,9 +193,13 @@ impl Bindings {
             .cloned()
     }
 
-    /// All bound directories.
-    pub fn all(&self) -> Vec<Arc<BoundDir>> {
-        self.table.read().values().cloned().collect()
+    /// Bound directories, for a person; the first so many, because the kernel bounds an attribute.
+    pub fn rows(&self) -> Vec<BindingRow> {
+        let bound: Vec<Arc<BoundDir>> = self.table.read().values().cloned().collect();
+        let mut rows: Vec<BindingRow> = bound.iter().map(|bound| bound.row()).collect();
+        rows.sort_by(|one, other| one.directory.cmp(&other.directory));
+        rows.truncate(MAX_ROWS);
+        rows
     }
 
     /// Takes the value of `user.plexbeam.source` for this directory.
@@ -347,6 +354,24 @@ impl BoundDir {
             }),
             changed: Notify::new(),
         }))
+    }
+
+    fn row(&self) -> BindingRow {
+        let place = self.place_now().ok().flatten();
+        let state = self.state.lock();
+        let (url, _) = self.context.catalog.identity(state.session.origin.worker);
+        BindingRow {
+            directory: place.map_or_else(String::new, |place| {
+                place.path.to_string_lossy().into_owned()
+            }),
+            session: state.session.origin.session.clone(),
+            worker: url.as_str().to_owned(),
+            epoch: state.epoch,
+            held: state.held.len(),
+            unread: state.unread.len(),
+            frozen: state.frozen,
+            full: state.full,
+        }
     }
 
     fn is_stale(&self, binding: &Binding) -> bool {

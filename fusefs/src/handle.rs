@@ -129,6 +129,16 @@ impl HandleTable {
             .ok_or(Error::NoHandle(number))
     }
 
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.handles.read().len()
+    }
+
+    /// True when none is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Forgets the handle.
     pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
         self.handles.write().remove(&number)

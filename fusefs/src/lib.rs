@@ -12,7 +12,7 @@
 //! * [`remote`]: the workers: event streams, health, bytes.
 //! * [`media`]: beside all that, input files by range for workers without the share.
 //!
-//! [`config`] says what a mount is made of, [`mount`] makes it.
+//! [`mounts`] looks at and clears mountpoints, [`config`] says what a mount is made of, [`mount`] makes it.
 
 pub mod binding;
 pub mod cache;
@@ -23,6 +23,7 @@ pub mod fuse;
 pub mod handle;
 pub mod inode;
 pub mod media;
+pub mod mounts;
 pub mod overlay;
 pub mod remote;
 pub mod runtime;
@@ -111,6 +112,11 @@ impl Mounted {
         self.served.is_over()
     }
 
+    /// The mountpoint still leads here, whether or not the kernel has ended the connection.
+    pub fn is_attached(&self) -> bool {
+        self.served.is_attached()
+    }
+
     /// Films are still being sent.
     pub fn sends_media(&self) -> bool {
         self.media.as_ref().is_some_and(|media| !media.is_over())
@@ -195,22 +201,11 @@ pub fn mount(config: &FsConfig) -> Result<Mounted, SetupError> {
     prepare(config)?.serve(&[], None)
 }
 
-/// Clears the mountpoint of a dead mount, and refuses a living one. Gives its path without links.
-pub fn clear(mountpoint: &Path) -> Result<PathBuf, SetupError> {
-    session::clear_stale(mountpoint)?;
-    let resolved = std::fs::canonicalize(mountpoint).map_err(|source| SetupError::Mountpoint {
-        path: mountpoint.to_path_buf(),
-        source,
-    })?;
-    session::refuse_mounted(&resolved)?;
-    Ok(resolved)
-}
-
 /// Makes everything that a mount needs, and begins to follow the workers.
 pub fn prepare(config: &FsConfig) -> Result<Prepared, SetupError> {
     let mountpoint = match &config.under {
         Some(_) => config.mountpoint.clone(),
-        None => clear(&config.mountpoint)?,
+        None => mounts::clear(&config.mountpoint)?,
     };
     let backing = match (&config.backing, &config.under) {
         (Some(backing), _) => backing.clone(),

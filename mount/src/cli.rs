@@ -3,11 +3,19 @@
 use clap::Parser;
 use plexbeam_fusefs::{BadWorkerUrl, CacheConfig, FsConfig, RemoteConfig, Secret, WorkerUrl};
 use std::{
+    ffi::OsString,
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
+
+const COMMANDS: &str = "Commands for a mount that is there:
+  plexbeam-mount status MOUNTPOINT [--json]  how it is doing
+  plexbeam-mount upgrade MOUNTPOINT          go on with the program that is installed now
+  plexbeam-mount umount MOUNTPOINT           take it back
+
+As mount.plexbeam it is the helper of mount(8); see the README for /etc/fstab.";
 
 /// Show the segments of PlexBeam workers as files.
 ///
@@ -15,7 +23,7 @@ use std::{
 /// directories there, and a local transcoder writes there. `sessions/` shows all sessions of the
 /// workers. Without --foreground the command returns when the mount is there.
 #[derive(Parser)]
-#[command(name = "plexbeam-mount", version, about)]
+#[command(name = "plexbeam-mount", version, about, after_help = COMMANDS)]
 pub(crate) struct CliArgs {
     /// Directory to mount on; Plex's transcoder directory
     #[arg(value_name = "MOUNTPOINT", env = "PLEXBEAM_MOUNTPOINT")]
@@ -54,7 +62,7 @@ pub(crate) struct CliArgs {
     )]
     backing: Option<PathBuf>,
 
-    /// Folder of the segment cache [default: a private temporary folder]
+    /// Folder of the segment cache [default: plexbeam-mount-UID in the temporary folder]
     #[arg(
         long,
         value_name = "DIR",
@@ -104,6 +112,30 @@ pub(crate) struct CliArgs {
     #[arg(long, env = "PLEXBEAM_FOREGROUND", help_heading = "Process")]
     foreground: bool,
 
+    /// Stay without the process that watches over the mount and replaces it when it dies or hangs
+    #[arg(long, env = "PLEXBEAM_NO_SUPERVISE", help_heading = "Process")]
+    pub(crate) no_supervise: bool,
+
+    /// Time without an answer after which the mount counts as hung and is replaced
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "PLEXBEAM_HANG_TIMEOUT",
+        default_value = "5s",
+        help_heading = "Process"
+    )]
+    hang_timeout: Time,
+
+    /// File with settings: the long flags without dashes, as TOML; flags and environment win
+    /// [default: /etc/plexbeam/mount.toml, where it is]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PLEXBEAM_MOUNT_CONFIG",
+        help_heading = "Process"
+    )]
+    pub(crate) config: Option<PathBuf>,
+
     /// Append the log to this file
     #[arg(
         long,
@@ -126,6 +158,14 @@ pub(crate) struct CliArgs {
     /// Given by the command to its background process, which answers on its standard output.
     #[arg(long, hide = true)]
     pub(crate) tell_parent: bool,
+
+    /// Given by the supervisor to the process that serves.
+    #[arg(long, hide = true)]
+    pub(crate) instance: bool,
+
+    /// What this was read from, for the processes that the supervisor starts.
+    #[arg(skip)]
+    pub(crate) arguments: Vec<OsString>,
 }
 
 /// A worker, or the empty text that a variable left blank gives.
@@ -234,6 +274,16 @@ impl CliArgs {
     /// The process is to stay.
     pub(crate) fn stays(&self) -> bool {
         self.foreground || self.tell_parent
+    }
+
+    /// Time without an answer after which the mount counts as hung.
+    pub(crate) fn hang_timeout(&self) -> Duration {
+        self.hang_timeout.0
+    }
+
+    /// Folder of the caches, when it was named.
+    pub(crate) fn cache_dir(&self) -> Option<PathBuf> {
+        self.cache_dir.as_deref().map(absolute)
     }
 
     /// The library's configuration.

@@ -1,13 +1,20 @@
 //! `plexbeam-mount`: the segments of PlexBeam workers as files on the Plex host.
 
+mod admin;
 mod cli;
+mod control;
+mod helper;
+mod instance;
+mod notify;
 mod run;
+mod settings;
+mod supervisor;
 
-use clap::Parser;
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 fn main() -> ExitCode {
-    match run::run(&cli::CliArgs::parse()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match run::main(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("plexbeam-mount: {error}");

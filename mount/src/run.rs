@@ -2,9 +2,15 @@
 //!
 //! The background process is this program again with `--tell-parent`: it answers one line on its
 //! standard output, when the kernel agrees that the mount is there or when it failed, and then
-//! leaves the terminal. So no process with threads is ever forked.
+//! leaves the terminal. So no process with threads is ever forked. The process that stays is the
+//! supervisor, which starts the program once more to serve; without it, it serves itself.
 
-use crate::cli::CliArgs;
+use crate::{
+    admin,
+    cli::CliArgs,
+    helper, instance, notify, settings,
+    supervisor::{Event, Supervisor},
+};
 use plexbeam_fusefs::{FsConfig, Mounted, SetupError, mount};
 use std::{
     ffi::OsString,
@@ -12,17 +18,18 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
+    sync::mpsc::{self, Sender},
     time::Duration,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// What the background process says when the mount is there.
 const READY: &str = "ready";
 /// How long the workers may take to say who they are before the mount counts as ready anyway.
-const FIRST_ANSWERS: Duration = Duration::from_millis(500);
-/// How often it is looked whether the kernel has ended the mount.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+pub(crate) const FIRST_ANSWERS: Duration = Duration::from_millis(500);
+/// How often it is looked whether the mount is well.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Why the command failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +51,23 @@ pub(crate) enum RunError {
     /// The filter is malformed.
     #[error("`{0}` is no log filter; write for example `info` or `plexbeam_fusefs=debug`")]
     LogFilter(String),
+    /// There is no mount of ours.
+    #[error("{0} is no plexbeam mount; see `plexbeam-mount --help` to make one")]
+    NotMounted(PathBuf),
+    /// The folder of the caches cannot be used.
+    #[error("cannot use the cache folder {path}: {source}; choose another with --cache-dir")]
+    CacheFolder {
+        /// Where it would be.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The entry of /etc/fstab cannot be used.
+    #[error("{0}")]
+    Helper(String),
+    /// The kernel ended the connection under a mount that is still there.
+    #[error("the connection to the kernel was aborted")]
+    Aborted,
     /// The process could not be set up.
     #[error("cannot start: {0}")]
     Process(#[from] io::Error),
@@ -53,17 +77,44 @@ impl RunError {
     /// 1: the mount cannot be made; 2: wrong use; 3: a fault of the process's surroundings.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            RunError::Setup(_) | RunError::Background(_) => ExitCode::from(1),
-            RunError::LogFile { .. } | RunError::LogFilter(_) => ExitCode::from(2),
+            RunError::Setup(_) | RunError::Background(_) | RunError::NotMounted(_) => {
+                ExitCode::from(1)
+            }
+            RunError::LogFile { .. }
+            | RunError::LogFilter(_)
+            | RunError::Helper(_)
+            | RunError::CacheFolder { .. } => ExitCode::from(2),
             RunError::Process(_) => ExitCode::from(3),
+            RunError::Aborted => ExitCode::from(4),
         }
     }
 }
 
-/// Runs the command.
-pub(crate) fn run(args: &CliArgs) -> Result<(), RunError> {
+/// Runs whatever these arguments ask for.
+pub(crate) fn main(arguments: Vec<OsString>) -> Result<(), RunError> {
+    if arguments
+        .first()
+        .is_some_and(|name| helper::is_called(name))
+    {
+        let translated = helper::translate(&arguments).map_err(RunError::Helper)?;
+        if translated.is_empty() {
+            return Ok(());
+        }
+        return run(&settings::read(translated));
+    }
+    if admin::is_asked(&arguments) {
+        return admin::run(&arguments);
+    }
+    run(&settings::read(arguments))
+}
+
+/// Makes a mount.
+fn run(args: &CliArgs) -> Result<(), RunError> {
+    if args.instance {
+        return instance::run(args);
+    }
     if !args.stays() {
-        return in_background();
+        return in_background(args);
     }
     let tell_parent = args.tell_parent;
     let outcome = stay(args);
@@ -77,11 +128,10 @@ pub(crate) fn run(args: &CliArgs) -> Result<(), RunError> {
 }
 
 /// Starts this program again and waits for its one line.
-fn in_background() -> Result<(), RunError> {
+fn in_background(args: &CliArgs) -> Result<(), RunError> {
     let program = std::env::current_exe()?;
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let mut child = Command::new(program)
-        .args(arguments)
+        .args(&args.arguments)
         .arg("--tell-parent")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -105,14 +155,15 @@ fn in_background() -> Result<(), RunError> {
 
 fn stay(args: &CliArgs) -> Result<(), RunError> {
     start_log(args)?;
-    let config = args.fs_config();
+    let cache_dir = match args.cache_dir() {
+        Some(dir) => dir,
+        None => default_cache_dir()?,
+    };
     if args.tell_parent {
         // A leader of its own session gets no signals of the terminal. It fails only for one that
         // leads already.
         let _ = rustix::process::setsid();
-        std::env::set_current_dir("/")?;
     }
-    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -122,22 +173,85 @@ fn stay(args: &CliArgs) -> Result<(), RunError> {
         [
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
         ]
     };
-    let mounted = mount(&config)?;
-    mounted.wait_workers(FIRST_ANSWERS);
-    report(&mounted, &config);
+    if args.no_supervise {
+        return serve_alone(args, cache_dir, &runtime, &mut signals);
+    }
+    let (tell, events) = mpsc::channel();
+    let mut supervisor = Supervisor::new(args, cache_dir, tell.clone(), events)?;
+    if args.tell_parent {
+        std::env::set_current_dir("/")?;
+    }
+    let _listening = admin::listen(supervisor.mountpoint(), tell.clone());
+    std::thread::spawn(move || runtime.block_on(pass_on(&mut signals, &tell)));
+    supervisor.begin()?;
+    is_ready(args)?;
+    supervisor.run();
+    Ok(())
+}
+
+/// Signals become events of the supervisor.
+async fn pass_on([terminate, interrupt, hangup]: &mut [Signal; 3], tell: &Sender<Event>) {
+    loop {
+        let event = tokio::select! {
+            _ = terminate.recv() => Event::End,
+            _ = interrupt.recv() => Event::End,
+            _ = hangup.recv() => Event::Renew,
+        };
+        if tell.send(event).is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells whoever waits that the mount is there.
+fn is_ready(args: &CliArgs) -> io::Result<()> {
+    notify::ready();
     if args.tell_parent {
         writeln!(io::stdout(), "{READY}")?;
         io::stdout().flush()?;
         leave_output()?;
     }
+    Ok(())
+}
+
+/// A folder that stays the same from start to start, so that what was held is found again.
+fn default_cache_dir() -> Result<PathBuf, RunError> {
+    let user = rustix::process::geteuid().as_raw();
+    let path = std::env::temp_dir().join(format!("plexbeam-mount-{user}"));
+    match admin::private_folder(&path) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(RunError::CacheFolder { path, source }),
+    }
+}
+
+/// One process, that nobody watches over.
+fn serve_alone(
+    args: &CliArgs,
+    cache_dir: PathBuf,
+    runtime: &tokio::runtime::Runtime,
+    [terminate, interrupt, hangup]: &mut [Signal; 3],
+) -> Result<(), RunError> {
+    let mut config = args.fs_config();
+    config.cache.dir = Some(cache_dir);
+    if args.tell_parent {
+        std::env::set_current_dir("/")?;
+    }
+    raise_file_limit();
+    let mounted = mount(&config)?;
+    mounted.wait_workers(FIRST_ANSWERS);
+    report(&mounted, &config);
+    is_ready(args)?;
     runtime.block_on(async {
-        let [terminate, interrupt] = &mut signals;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    tracing::warn!("without a supervisor settings are read at the start only");
+                }
                 () = tokio::time::sleep(LOOK_EVERY) => {
                     if mounted.is_over() {
                         tracing::info!("unmounted from outside");
@@ -147,12 +261,13 @@ fn stay(args: &CliArgs) -> Result<(), RunError> {
             }
         }
     });
+    notify::stopping();
     mounted.unmount();
     tracing::info!("unmounted");
     Ok(())
 }
 
-fn report(mounted: &Mounted, config: &FsConfig) {
+pub(crate) fn report(mounted: &Mounted, config: &FsConfig) {
     let workers: Vec<&str> = config
         .remote
         .workers
@@ -166,6 +281,15 @@ fn report(mounted: &Mounted, config: &FsConfig) {
         media = ?mounted.media(),
         "mounted"
     );
+    match mounted.no_passthrough() {
+        None => tracing::info!("whole files are read by the kernel (passthrough)"),
+        Some(why) => {
+            tracing::info!(
+                passthrough = why,
+                "whole files are read here and kept in the page cache"
+            );
+        }
+    }
     if !config.allow_other {
         tracing::warn!("other users cannot use this mount; Plex usually needs --allow-other");
     }
@@ -174,7 +298,7 @@ fn report(mounted: &Mounted, config: &FsConfig) {
     }
 }
 
-fn start_log(args: &CliArgs) -> Result<(), RunError> {
+pub(crate) fn start_log(args: &CliArgs) -> Result<(), RunError> {
     let filter =
         EnvFilter::try_new(&args.log).map_err(|_| RunError::LogFilter(args.log.clone()))?;
     let log = tracing_subscriber::fmt()
@@ -197,7 +321,7 @@ fn start_log(args: &CliArgs) -> Result<(), RunError> {
 }
 
 /// Each name that the kernel remembers holds a descriptor, so the soft limit goes up to the hard one.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

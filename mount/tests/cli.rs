@@ -153,7 +153,9 @@ fn a_stale_mount_is_cleared_at_start() {
         return;
     }
     let place = Place::new();
-    let mut child = place.foreground(|_| {});
+    let mut child = place.foreground(|command| {
+        command.arg("--no-supervise");
+    });
     kill(&child, "-KILL");
     child.wait().unwrap();
     let stale = rustix::fs::statfs(place.path()).unwrap_err();

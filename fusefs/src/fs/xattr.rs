@@ -8,7 +8,8 @@ use crate::{
     overlay::UpperNode,
 };
 use plexbeam_api::mount::{
-    CacheUsage, XATTR_CACHE, XATTR_HELD, XATTR_MOUNT, XATTR_SOURCE, XATTR_WORKERS,
+    CacheUsage, MountStatus, XATTR_CACHE, XATTR_HELD, XATTR_MOUNT, XATTR_SOURCE, XATTR_STATUS,
+    XATTR_WORKERS,
 };
 use rustix::fs::{FileType, XattrFlags};
 use std::ffi::OsStr;
@@ -42,16 +43,8 @@ impl BeamFs {
             XATTR_SOURCE => Err(Error::WriteOnly),
             XATTR_MOUNT => self.mount_json(&inode, caller).map(Answer::Now),
             XATTR_WORKERS => json(&self.parts.catalog.rows()).map(Answer::Now),
-            XATTR_CACHE => {
-                let usage = self.parts.cache.usage();
-                let usage = CacheUsage {
-                    used: usage.used,
-                    peak: usage.peak,
-                    ceiling: usage.ceiling,
-                    files: usage.files,
-                };
-                json(&usage).map(Answer::Now)
-            }
+            XATTR_CACHE => json(&self.cache_usage()).map(Answer::Now),
+            XATTR_STATUS => json(&self.status()).map(Answer::Now),
             _ => {
                 let rest = name.strip_prefix(XATTR_HELD).ok_or(Error::NoAttribute)?;
                 let bound = match &inode.node {
@@ -65,6 +58,30 @@ impl BeamFs {
                 let file = rest.strip_prefix('.').ok_or(Error::NoAttribute)?.to_owned();
                 Ok(Answer::Later(Box::pin(bound.wait_held(file))))
             }
+        }
+    }
+
+    fn cache_usage(&self) -> CacheUsage {
+        let usage = self.parts.cache.usage();
+        CacheUsage {
+            used: usage.used,
+            peak: usage.peak,
+            ceiling: usage.ceiling,
+            files: usage.files,
+        }
+    }
+
+    fn status(&self) -> MountStatus {
+        let why = self.no_passthrough();
+        MountStatus {
+            mount: self.parts.info.clone(),
+            process: std::process::id(),
+            passthrough: why.is_none(),
+            no_passthrough: why.map(str::to_owned),
+            open: self.handles.len(),
+            cache: self.cache_usage(),
+            workers: self.parts.catalog.rows(),
+            bindings: self.parts.bindings.rows(),
         }
     }
 

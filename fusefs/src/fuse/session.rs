@@ -41,6 +41,8 @@ pub struct Served {
     path: PathBuf,
     /// Id of the mount in the kernel, so that no other is taken back.
     id: Option<u64>,
+    /// Its device numbers.
+    device: Option<(u32, u32)>,
     session: Option<BackgroundSession>,
     by_helper: bool,
 }
@@ -319,10 +321,12 @@ impl Served {
         let mut served = Served {
             path: mountpoint.to_path_buf(),
             id: None,
+            device: None,
             session: Some(session),
             by_helper,
         };
         served.id = mount_id(mountpoint);
+        served.device = ours_at(mountpoint).pop();
         Ok(served)
     }
 
@@ -338,10 +342,10 @@ impl Served {
             .is_none_or(|session| session.guard.is_finished())
     }
 
-    /// The path leads to another mount, or to none: what is served here are files that were opened
-    /// before.
-    pub fn is_covered(&self) -> bool {
-        self.id.is_some() && mount_id(&self.path) != self.id
+    /// The path still leads here, whether or not the kernel has ended the connection.
+    pub fn is_attached(&self) -> bool {
+        let at = ours_at(&self.path);
+        self.device.is_some_and(|device| at.contains(&device))
     }
 
     /// Takes the mount back. Files still open keep working until this process ends.

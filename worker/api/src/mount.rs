@@ -17,6 +17,8 @@ pub const XATTR_WORKERS: &str = "user.plexbeam.workers";
 pub const XATTR_HELD: &str = "user.plexbeam.held";
 /// Read on any directory: a JSON [`CacheUsage`].
 pub const XATTR_CACHE: &str = "user.plexbeam.cache";
+/// Read on any directory: a JSON [`MountStatus`].
+pub const XATTR_STATUS: &str = "user.plexbeam.status";
 /// Bound of one wait in `getxattr`. Short, because a killed caller stays until the reply; callers
 /// that want longer ask again.
 pub const HELD_WAIT_MS: u64 = 1_000;
@@ -96,4 +98,47 @@ pub struct CacheUsage {
     pub ceiling: u64,
     /// Files kept.
     pub files: u64,
+}
+
+/// How a mount is doing, for a person.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// What it is.
+    pub mount: MountInfo,
+    /// Process that answers.
+    pub process: u32,
+    /// Whole files are read by the kernel without the mount's process.
+    pub passthrough: bool,
+    /// Why they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_passthrough: Option<String>,
+    /// Files and directories that are open now.
+    pub open: usize,
+    /// Figures of the cache.
+    pub cache: CacheUsage,
+    /// All workers, best first.
+    pub workers: Vec<WorkerRow>,
+    /// Bound directories.
+    pub bindings: Vec<BindingRow>,
+}
+
+/// A bound directory as the mount sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindingRow {
+    /// Path under the mountpoint.
+    pub directory: String,
+    /// Session that it shows.
+    pub session: Id,
+    /// Worker's URL.
+    pub worker: String,
+    /// Epoch of the binding.
+    pub epoch: u64,
+    /// Files shown.
+    pub held: usize,
+    /// Media that nobody has read yet.
+    pub unread: usize,
+    /// Nothing new appears: it is being removed.
+    pub frozen: bool,
+    /// The reader must go on before more fits.
+    pub full: bool,
 }
