@@ -86,8 +86,9 @@ torture: setup ## Long runs: fsx, pjdfstest, faults, many sessions, minutes of s
 	$(CARGO) test --locked -p plexbeam-fusefs --test mount torture:: -- --ignored --nocapture --test-threads=1
 	$(CARGO) test --locked -p plexbeam-cartridge --test playback torture_ -- --ignored
 
-chaos: setup ## Thousands of updates of Plex while transcodes start.
+chaos: setup ## Updates of Plex while transcodes start; the mount killed, frozen and upgraded, 20 times each.
 	PLEXBEAM_CHAOS_ROUNDS=3000 $(CARGO) test --locked -p plexbeam-cartridge --test admin race:: -- --nocapture
+	PLEXBEAM_ROUNDS=20 $(CARGO) test --locked -p plexbeam-mount --test life -- --nocapture --test-threads=1
 
 cartridge-static: setup ## The cartridge as Plex hosts need it: static, optimised.
 	RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=symbols \

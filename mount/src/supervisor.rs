@@ -27,7 +27,7 @@ use std::{
     process::{Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, Sender},
+        mpsc::{Receiver, Sender},
     },
     time::{Duration, Instant},
 };
@@ -207,11 +207,8 @@ impl Supervisor {
 
     fn receive(&self, until: Instant) -> Option<Event> {
         let wait = until.saturating_duration_since(Instant::now());
-        match self.events.recv_timeout(wait) {
-            Ok(event) => Some(event),
-            // This end holds a sender itself.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        // This end holds a sender itself, so that the only error is the time.
+        self.events.recv_timeout(wait).ok()
     }
 
     /// What this instance says next; everything else waits.
@@ -337,6 +334,7 @@ impl Supervisor {
         if lived.is_some_and(|lived| lived < LIVED) && self.replaced > 3 {
             std::thread::sleep(pause);
         }
+        let mut failures = 0;
         loop {
             match self.start_mounted() {
                 Ok(instance) => {
@@ -345,6 +343,11 @@ impl Supervisor {
                 }
                 Err(error) => {
                     tracing::error!(%error, "cannot mount again, trying on");
+                    failures += 1;
+                    if failures == 1 {
+                        // One that was killed at its start says nothing about the next.
+                        continue;
+                    }
                     // The plain folder is of more use than a dead mount.
                     while !mounts::ours_at(&self.mountpoint).is_empty()
                         && mounts::detach(&self.mountpoint).is_ok()
