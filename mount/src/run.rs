@@ -40,6 +40,9 @@ pub(crate) enum RunError {
     /// The background process said so, or died.
     #[error("{0}")]
     Background(String),
+    /// A process that was to serve ended, or does not answer.
+    #[error("{0}")]
+    Died(String),
     /// The log file or filter cannot be used.
     #[error("cannot log to {path}: {source}")]
     LogFile {
@@ -77,9 +80,10 @@ impl RunError {
     /// 1: the mount cannot be made; 2: wrong use; 3: a fault of the process's surroundings.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            RunError::Setup(_) | RunError::Background(_) | RunError::NotMounted(_) => {
-                ExitCode::from(1)
-            }
+            RunError::Setup(_)
+            | RunError::Background(_)
+            | RunError::Died(_)
+            | RunError::NotMounted(_) => ExitCode::from(1),
             RunError::LogFile { .. }
             | RunError::LogFilter(_)
             | RunError::Helper(_)

@@ -44,6 +44,8 @@ const LAST: Duration = Duration::from_secs(10);
 /// the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// So many that die at their start without a word count as one that cannot start.
+const DEATHS_AT_START: u32 = 5;
 /// One that lived this long did not fail at its start.
 const LIVED: Duration = Duration::from_secs(10);
 
@@ -216,10 +218,15 @@ impl Supervisor {
         let until = Instant::now() + at_most;
         let dead = |event: &Event| matches!(event, Event::Ended(from, _) if *from == number);
         if self.later.iter().any(dead) {
-            return Err(RunError::Background("the process ended".into()));
+            return Err(RunError::Died("the process ended".into()));
         }
         loop {
-            match self.receive(until) {
+            // A new instance may freeze as well as one that has served for long.
+            if self.is_late() {
+                return Err(RunError::Died("the mount does not answer".into()));
+            }
+            let slice = until.min(Instant::now() + LOOK_EVERY);
+            match self.receive(slice) {
                 Some(Event::Said(from, said)) if from == number => match said {
                     FromInstance::Change(_) => self.later.push_back(Event::Said(from, said)),
                     FromInstance::Failed(text) => return Err(RunError::Background(text)),
@@ -230,11 +237,12 @@ impl Supervisor {
                 Some(Event::Ended(from, status)) if from == number => {
                     self.later.push_back(Event::Ended(from, status));
                     let status = status.map_or_else(String::new, |status| status.to_string());
-                    return Err(RunError::Background(format!("the process ended: {status}")));
+                    return Err(RunError::Died(format!("the process ended: {status}")));
                 }
                 Some(other) => self.later.push_back(other),
+                None if Instant::now() < until => {}
                 None => {
-                    return Err(RunError::Background(format!(
+                    return Err(RunError::Died(format!(
                         "the process said nothing for {at_most:?}"
                     )));
                 }
@@ -304,6 +312,9 @@ impl Supervisor {
         match self.hear(instance.number, START) {
             Ok(_) => Ok(instance),
             Err(error) => {
+                if self.is_late() {
+                    self.end_hung(&instance);
+                }
                 kill(&instance);
                 Err(error)
             }
@@ -344,7 +355,7 @@ impl Supervisor {
                 Err(error) => {
                     tracing::error!(%error, "cannot mount again, trying on");
                     failures += 1;
-                    if failures == 1 {
+                    if matches!(error, RunError::Died(_)) && failures < DEATHS_AT_START {
                         // One that was killed at its start says nothing about the next.
                         continue;
                     }
@@ -396,22 +407,31 @@ impl Supervisor {
         });
     }
 
+    /// The watch has waited for an answer for too long.
+    fn is_late(&self) -> bool {
+        lock(&self.asked).is_some_and(|at| at.elapsed() > self.hang_timeout)
+    }
+
     /// Ends an instance that does not answer; its end starts another.
     fn look(&self) {
-        let late = lock(&self.asked).is_some_and(|at| at.elapsed() > self.hang_timeout);
-        let Some(current) = self.current.as_ref().filter(|_| late) else {
+        let Some(current) = self.current.as_ref().filter(|_| self.is_late()) else {
             return;
         };
         tracing::error!(
             process = current.process,
             "the mount does not answer, ending it"
         );
+        self.end_hung(current);
+    }
+
+    /// Frees whoever waits for the mount, and ends its process.
+    fn end_hung(&self, instance: &Instance) {
         // Frees readers also where the process cannot be ended.
         for (_, minor) in mounts::ours_at(&self.mountpoint) {
             // Missing where fusectl is not mounted; then the process's end does it.
             let _ = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
         }
-        kill(current);
+        kill(instance);
         *lock(&self.asked) = None;
     }
 
