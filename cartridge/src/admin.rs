@@ -4,6 +4,7 @@
 //!   [`signature`] tells them apart, [`state`] remembers what was made, [`places`] knows where.
 //! * [`watchdog`]: puts the cartridge back after an update of Plex.
 //! * [`analyze`]: what the logs tell. [`doctor`]: every hop, examined.
+//!   [`status`]: the transcodes of this moment.
 //!
 //! Nothing here is on the path of a transcode.
 
@@ -17,6 +18,7 @@ pub mod install;
 pub mod places;
 pub mod signature;
 pub mod state;
+pub mod status;
 pub mod swap;
 pub mod table;
 pub mod watchdog;

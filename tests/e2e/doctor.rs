@@ -573,6 +573,77 @@ fn a_new_user_gets_along() {
     assert_eq!(tree(&host.root), tree(&twin.root));
 }
 
+/// A job on the worker, and one that Plex's own transcoder does.
+#[test]
+fn status_tells_where_each_job_runs() {
+    let env = TestEnv::new("status");
+    let worker = env.worker(&["--max-jobs", "1"]);
+    let host = Host::bare(&env);
+    let sleep = host.root.join("sleep");
+    fs::copy("/bin/sleep", &sleep).expect("an original that takes its time");
+    fs::rename(&sleep, host.transcoder()).expect("in Plex's folder");
+    let installed = host.tool(&env, &["install", "--worker", &worker.url]);
+    assert!(installed.status.success(), "{installed:?}");
+    let cwd = env.dir("plex-transcode-session-job");
+    let original = Command::new(host.transcoder())
+        .arg("600")
+        .current_dir(&cwd)
+        .env("PLEXBEAM_LOG_DIR", host.root.join("var/log/plex-cartridge"))
+        .spawn()
+        .expect("start the transcoder");
+    let original = Kill(original);
+    let film = Film {
+        seconds: 60.0,
+        size: (320, 180),
+        ..Film::default()
+    };
+    // One place: the last one waits long enough to be seen.
+    for n in 0..8 {
+        let job = serde_json::json!({
+            "job_id": format!("by-hand-{n}"),
+            "input": { "type": "file", "path": film.clip().path() },
+            "output": { "type": "hls" },
+            "arguments": { "preset": "placebo" },
+        });
+        assert_eq!(worker.post("/transcode", &job).status(), 202);
+    }
+    let status = || -> Value {
+        let output = host.tool(&env, &["status", "--json"]);
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let both = plexbeam_tests::wait::until("both jobs", std::time::Duration::from_secs(30), || {
+        let status = status();
+        let now = status["now"].as_array()?.clone();
+        let remote = now.iter().find(|now| now["job"] == "by-hand-7")?.clone();
+        let local = now
+            .iter()
+            .find(|now| now["pid"] == original.0.id())?
+            .clone();
+        Some((remote, local))
+    });
+    let (remote, local) = both;
+    assert_eq!(
+        remote["place"].as_str(),
+        Some(worker.url.as_str()),
+        "{remote}"
+    );
+    assert!(
+        remote["state"] == "queued" || remote["state"] == "running",
+        "{remote}"
+    );
+    assert_eq!(
+        (&local["place"], &local["job"]),
+        (&"here".into(), &"session-job".into()),
+        "{local}"
+    );
+    assert!(
+        local["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("no input")),
+        "{local}"
+    );
+}
+
 /// Names, modes and bytes of everything below.
 fn tree(root: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
     let mut all = Vec::new();

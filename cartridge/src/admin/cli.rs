@@ -5,6 +5,7 @@ use super::doctor::Doctor;
 use super::error::Error;
 use super::install::{self, Install};
 use super::places::Root;
+use super::status;
 use super::watchdog::Watchdog;
 use crate::config;
 use clap::{Args, Parser, Subcommand};
@@ -37,6 +38,8 @@ enum Command {
     Watchdog(WatchdogArgs),
     /// Play a synthetic film through every hop and name what to mend first.
     Doctor(DoctorArgs),
+    /// Tell the transcodes of this moment: where each runs, how fast, and why here.
+    Status(StatusArgs),
     /// Tell what the logs know of past transcodes.
     Analyze(AnalyzeArgs),
 }
@@ -97,6 +100,17 @@ struct DoctorArgs {
     /// Process of Plex Media Server [default: looked for].
     #[arg(long, value_name = "PID")]
     plex_pid: Option<u32>,
+
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Folder that holds `Plex Transcoder` [default: looked for].
+    #[arg(long, value_name = "DIR")]
+    plex_dir: Option<PathBuf>,
 
     /// Print JSON.
     #[arg(long)]
@@ -193,6 +207,7 @@ impl Cli {
                 };
                 doctor.run(args.json)
             }
+            Command::Status(args) => status::run(&root, args.plex_dir.as_deref(), args.json),
             Command::Analyze(args) => {
                 let ask = match (args.detail, args.patterns, args.remote_feasibility) {
                     (Some(job), ..) => Ask::Detail(job),

@@ -1,8 +1,8 @@
 //! `doctor`: plays a synthetic film through every hop and names what is not in order.
 //!
-//! [`host`] looks at this host, [`worker`] at each worker, [`mount`] at the transcoder directory; when
-//! these allow it, [`session`] starts this program as Plex would, with a PMS of its own, on a film that
-//! [`film`] writes. A check whose hop is broken before it is skipped, so that the first failure is the
+//! `host` looks at this host, `worker` at each worker, `mount` at the transcoder directory; when
+//! these allow it, `session` starts this program as Plex would, with a PMS of its own, on a film that
+//! `film` writes. A check whose hop is broken before it is skipped, so that the first failure is the
 //! one to mend.
 
 mod film;
@@ -163,6 +163,24 @@ impl Doctor {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// All workers that the settings and the mounts of this host know.
+pub(super) fn known_workers(config: Option<&Config>) -> Vec<Url> {
+    let mut all = Vec::new();
+    for place in mount::tables() {
+        for url in urls(None, Some(&place)) {
+            if !all.contains(&url) {
+                all.push(url);
+            }
+        }
+    }
+    for url in urls(config, None) {
+        if !all.contains(&url) {
+            all.push(url);
+        }
+    }
+    all
 }
 
 /// All workers that are known, those of the mount first.

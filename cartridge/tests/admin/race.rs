@@ -74,45 +74,15 @@ fn a_start_at_any_moment_runs_a_whole_original() {
     assert!(tool(&["install"]).status().unwrap().success());
     let dog = Kill(tool(&["watchdog", "--quiet-ms", "0"]).spawn().unwrap());
 
-    let (done, starts, ours) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let logs = temp.path().join("logs");
-    thread::scope(|scope| {
-        let starters: Vec<_> = (0..3)
-            .map(|_| {
-                scope.spawn(|| {
-                    while !done.load(Ordering::Relaxed) {
-                        let output = Command::new(&transcoder)
-                            .args(["-version", "", "two words"])
-                            .env("PLEXBEAM_LOG_DIR", &logs)
-                            .output();
-                        let output = output.unwrap_or_else(|e| panic!("not started: {e}"));
-                        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-                        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-                        assert_eq!(
-                            said, "-version  two words\n",
-                            "{:?} {stderr}",
-                            output.status
-                        );
-                        starts.fetch_add(1, Ordering::Relaxed);
-                        if let Ok(Look::Cartridge { .. }) = look(&transcoder) {
-                            ours.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                })
-            })
-            .collect();
+    let (starts, ours) = while_starting(&transcoder, &logs, || {
         let updates = Command::new("sh")
             .args(["-c", SCRIPT, "updates"])
             .arg(&plex)
             .arg(rounds.to_string())
             .process_group(0)
             .status();
-        done.store(true, Ordering::Relaxed);
-        let ended: Vec<_> = starters.into_iter().map(|s| s.join()).collect();
         assert!(updates.unwrap().success(), "an update failed");
-        for end in ended {
-            end.unwrap();
-        }
     });
 
     // The last update is the one that is kept.
@@ -130,8 +100,61 @@ fn a_start_at_any_moment_runs_a_whole_original() {
         thread::sleep(Duration::from_millis(10));
     }
     drop(dog);
-    let (starts, ours) = (starts.into_inner(), ours.into_inner());
+
+    // Out of the way and back again, as often as somebody may want.
+    let turns = rounds / 10;
+    let (more, _) = while_starting(&transcoder, &logs, || {
+        for _ in 0..turns {
+            assert!(tool(&["uninstall"]).status().unwrap().success());
+            assert!(tool(&["install"]).status().unwrap().success());
+        }
+    });
+    assert!(more > turns / 2, "{more} starts");
+    println!("{turns} times uninstalled and installed, {more} starts meanwhile");
     println!("{rounds} updates, {starts} starts, {ours} with the cartridge in place afterwards");
     assert!(starts > rounds / 2, "{starts} starts");
     assert!(ours > 0, "the cartridge was never in place");
+}
+
+/// Starts the transcoder again and again while `work` runs: each start is echo's. Gives how many there
+/// were, and how often the cartridge was in place afterwards.
+fn while_starting(transcoder: &Path, logs: &Path, work: impl FnOnce()) -> (u64, u64) {
+    let (done, starts, ours) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let starters: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let output = Command::new(transcoder)
+                            .args(["-version", "", "two words"])
+                            .env("PLEXBEAM_LOG_DIR", logs)
+                            .output();
+                        let output = output.unwrap_or_else(|e| panic!("not started: {e}"));
+                        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+                        assert_eq!(
+                            said, "-version  two words\n",
+                            "{:?} {stderr}",
+                            output.status
+                        );
+                        starts.fetch_add(1, Ordering::Relaxed);
+                        if let Ok(Look::Cartridge { .. }) = look(transcoder) {
+                            ours.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                })
+            })
+            .collect();
+        // A work that panics must end the starters, too.
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        done.store(true, Ordering::Relaxed);
+        let ended: Vec<_> = starters.into_iter().map(|starter| starter.join()).collect();
+        for end in ended {
+            end.unwrap();
+        }
+        if let Err(panic) = worked {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    (starts.into_inner(), ours.into_inner())
 }

@@ -62,6 +62,19 @@ fn bounded<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Opti
     told.recv_timeout(PATIENCE).ok()
 }
 
+/// The tables of all our mounts.
+pub(super) fn tables() -> Vec<Place> {
+    let table = |mounted: Mounted| {
+        let dir = mounted.point.clone();
+        Place {
+            workers: bounded(move || mount::workers(&dir)).unwrap_or_default(),
+            dir: mounted.point,
+            info: None,
+        }
+    };
+    mounts("self").into_iter().map(table).collect()
+}
+
 /// Looks at the directory; `None` where no session can be played.
 pub(super) fn look(doctor: &Doctor, config: Option<&Config>, checks: &mut Checks) -> Option<Place> {
     let ours = mounts("self");
