@@ -258,7 +258,7 @@ impl InstallArgs {
         } else {
             report.push(
                 "no systemd here: run `plexbeam-cartridge watchdog` in the background, or \
-                 `watchdog --once` at each start of Plex"
+                 `plexbeam-cartridge install` before each start of Plex"
                     .into(),
             );
         }
