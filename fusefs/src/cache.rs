@@ -30,10 +30,10 @@ use self::{
 };
 use crate::{
     config::CacheConfig,
-    overlay::read_full,
+    overlay::read_up_to,
     remote::{Body, FetchError, RemoteFile, SegmentSource},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, future::BoxFuture};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -62,8 +62,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(3);
 /// Downloads at a time from one worker. Each has about two blocks and its connection's buffer in memory.
 const DOWNLOADS: usize = 16;
-/// Bytes hashed and written at a time: the first ones of a file few, for who waits for them.
-const FIRST_BLOCK: usize = 64 << 10;
+/// Bytes hashed and written at a time: the first ones of a file are few and not handed to another
+/// thread, for who waits for them.
+const FIRST_BLOCK: usize = 8 << 10;
 const BLOCK: usize = 256 << 10;
 /// Disk space is given out in blocks of this many bytes, so rooms are rounded up to it.
 const DISK_BLOCK: u64 = 4096;
@@ -626,10 +627,9 @@ impl Flight {
             if let Some(arriving) = arriving {
                 let sure = arriving.size.min(size.saturating_sub(1));
                 if offset < sure {
-                    let mut bytes = vec![0; (sure - offset).min(len as u64) as usize];
-                    let read = read_full(&*arriving.file, &mut bytes, offset)
+                    let len = (sure - offset).min(len as u64) as usize;
+                    let bytes = read_up_to(&*arriving.file, len, offset)
                         .map_err(|error| FetchError::Local(error.to_string()))?;
-                    bytes.truncate(read);
                     return Ok(Got::Part(bytes.into(), arriving.doubt));
                 }
             }
@@ -685,7 +685,7 @@ impl Check {
         let expected = self.expected.size;
         let mut came = self.size;
         let mut wanted = if came == 0 { FIRST_BLOCK } else { BLOCK };
-        let mut block = Vec::new();
+        let mut block = BytesMut::new();
         let mut work: BoxFuture<'_, Result<Self, FetchError>> = Box::pin(ready(Ok(self)));
         loop {
             let chunk = match body.chunks.next().await.transpose() {
@@ -702,6 +702,13 @@ impl Check {
                 if came > expected {
                     return Err((FetchError::Damaged("too long"), None));
                 }
+                let whole = chunk.len() >= wanted || came == expected;
+                if block.is_empty() && whole && wanted != FIRST_BLOCK {
+                    // No need to copy it.
+                    let check = work.await.map_err(|error| (error, None))?;
+                    work = Box::pin(blocking(move || check.take(&chunk)));
+                    continue;
+                }
                 if block.is_empty() {
                     let rest = (expected - came) as usize + chunk.len();
                     block.reserve(rest.min(wanted + chunk.len()));
@@ -711,7 +718,13 @@ impl Check {
             if block.len() >= wanted || at_end && !block.is_empty() {
                 let check = work.await.map_err(|error| (error, None))?;
                 let full = std::mem::take(&mut block);
-                work = Box::pin(blocking(move || check.take(&full)));
+                work = if wanted == FIRST_BLOCK && full.len() <= 8 * FIRST_BLOCK {
+                    let taken = check.take(&full);
+                    let local = |error: std::io::Error| FetchError::Local(error.to_string());
+                    Box::pin(ready(taken.map_err(local)))
+                } else {
+                    Box::pin(blocking(move || check.take(&full)))
+                };
                 wanted = BLOCK;
             }
             if at_end {

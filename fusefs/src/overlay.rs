@@ -441,6 +441,22 @@ pub fn read_full(fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize>
     Ok(done)
 }
 
+/// Up to `len` bytes from `offset`, fewer at the end of the file only.
+pub fn read_up_to(fd: impl AsFd, len: usize, offset: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(&fd, rustix::buffer::spare_capacity(&mut bytes), at) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    // There may have been more room than was asked for.
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
 /// Writes all of `data`.
 pub fn write_full(fd: impl AsFd, data: &[u8], offset: u64) -> Result<()> {
     let mut done = 0;

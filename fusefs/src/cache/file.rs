@@ -1,7 +1,7 @@
 //! A file of the cache: its bytes, its name on disk, and how long it keeps that name.
 
 use super::Room;
-use crate::{overlay::read_full, remote::RemoteFile};
+use crate::{overlay::read_up_to, remote::RemoteFile};
 use plexbeam_api::Segment;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
@@ -131,10 +131,7 @@ impl CacheFile {
     /// Up to `len` bytes from `offset`; fewer only at the end.
     pub fn read(&self, offset: u64, len: usize) -> crate::error::Result<Vec<u8>> {
         let len = (self.size.saturating_sub(offset)).min(len as u64) as usize;
-        let mut buffer = vec![0; len];
-        let read = read_full(&self.file, &mut buffer, offset)?;
-        buffer.truncate(read);
-        Ok(buffer)
+        read_up_to(&self.file, len, offset)
     }
 
     pub(super) fn is_checked(&self) -> bool {

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     handle::{Handle, Mode, RemoteHandle, UpperFile},
     inode::{Inode, Node, Passthrough},
-    overlay::{read_full, write_full},
+    overlay::{read_up_to, write_full},
     remote::{FetchError, RemoteFile},
 };
 use bytes::Bytes;
@@ -277,10 +277,7 @@ impl BeamFs {
         let handle = self.handles.get(handle)?;
         let remote = match &*handle {
             Handle::Upper(file) => {
-                let mut buffer = vec![0; len];
-                let read = read_full(&file.fd, &mut buffer, offset)?;
-                buffer.truncate(read);
-                return Ok(Answer::Now(buffer.into()));
+                return Ok(Answer::Now(read_up_to(&file.fd, len, offset)?.into()));
             }
             Handle::Remote(remote) => remote,
             Handle::Dir(_) => return Err(Error::IsDirectory),

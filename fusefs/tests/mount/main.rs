@@ -10,6 +10,7 @@ mod faults;
 mod media;
 mod overlay;
 mod property;
+mod semantics;
 mod sessions;
 mod support;
 mod torture;

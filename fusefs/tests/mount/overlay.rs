@@ -393,3 +393,50 @@ fn what_programs_do_with_files_works() {
         );
     }
 }
+
+/// Two processes write to one file, each under the other's lock, and neither loses a line.
+#[test]
+fn two_processes_write_and_lock_at_once() {
+    if !can_mount() {
+        return;
+    }
+    for passthrough in [true, false] {
+        let env = Env::with(|config| config.passthrough = passthrough);
+        let path = env.path("shared");
+        fs::write(&path, "").unwrap();
+        let held = File::open(&path).unwrap();
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let mut refused = Command::new("flock");
+        refused
+            .args(["-n", "shared", "true"])
+            .current_dir(env.path(""));
+        let refused = refused.status().unwrap();
+        assert_eq!(refused.code(), Some(1));
+
+        // Appends of one call are whole without a lock; reading and writing back needs one.
+        let script = "for n in $(seq 100); do echo \"$0 $n\" >> shared; \
+             flock count sh -c 'read n < count; echo $((n + 1)) > count.tmp; cat count.tmp > count'; done";
+        fs::write(env.path("count"), "0\n").unwrap();
+        let writers: Vec<_> = ["one", "two"]
+            .map(|name| {
+                let mut command = Command::new("bash");
+                command
+                    .args(["-ec", script, name])
+                    .current_dir(env.path(""));
+                command.spawn().unwrap()
+            })
+            .into_iter()
+            .collect();
+        for mut writer in writers {
+            assert!(writer.wait().unwrap().success());
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for name in ["one", "two"] {
+            let own = text.lines().filter(|line| line.starts_with(name));
+            let expected = (1..=100).map(|n| format!("{name} {n}"));
+            assert!(own.eq(expected), "{name} lost a line");
+        }
+        assert_eq!(text.lines().count(), 200);
+        assert_eq!(fs::read_to_string(env.path("count")).unwrap(), "200\n");
+    }
+}
