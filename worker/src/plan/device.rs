@@ -170,14 +170,18 @@ pub fn video(
     let bits = if deep { 10 } else { 8 };
     let encodes = can.encodes(family, bits).then_some((family, bits));
     let decodes = source.is_420 && can.decodes(&source.codec, source.video.depth);
-    let places = cheapest(
-        &legs,
-        source.video.depth > 8,
-        deep,
-        can,
-        decodes,
-        encodes.is_some(),
-    );
+    let depth = source.video.depth > 8;
+    let Some(places) = cheapest(&legs, depth, deep, can, decodes, encodes.is_some()) else {
+        // Pictures cannot leave or reach the device where they must.
+        return Ok(DevicePlan {
+            decodes: false,
+            from_memory: String::new(),
+            from_device: String::new(),
+            stages: software::video(operations, encoder.name, source.video)?,
+            encoder: encoder.name,
+            encodes: None,
+        });
+    };
     let mut writer = Writer::new(can, source.video, keeps_ten);
     let (entry, rest) = match places.split_first() {
         Some((entry, rest)) => (*entry, rest),
@@ -333,7 +337,7 @@ fn curve(curve: Curve) -> &'static str {
 }
 
 /// Where pictures come from, then where each leg is done, by the smallest sum of weights. The places
-/// of `legs` are behind the first entry.
+/// of `legs` are behind the first entry. `None`: there is no way.
 fn cheapest(
     legs: &[Leg<'_>],
     start_deep: bool,
@@ -341,7 +345,7 @@ fn cheapest(
     can: &Capabilities,
     decodes: bool,
     encodes: bool,
-) -> Vec<Place> {
+) -> Option<Vec<Place>> {
     const PLACES: [Place; 2] = [Memory, Device];
     let moved = |deep: bool| {
         let step = if deep {
@@ -390,8 +394,8 @@ fn cheapest(
         .zip(ways)
         .map(|(from, (cost, way))| (cost + between(*from, end, end_deep), way));
     last.min_by_key(|(cost, _)| *cost)
+        .filter(|(cost, _)| *cost < weight::NEVER)
         .map(|(_, way)| way)
-        .unwrap_or_default()
 }
 
 /// Writes legs as stages.
