@@ -86,7 +86,7 @@ pub fn software() -> Proof {
     let mut encoders = Vec::new();
     for name in SOFTWARE_VIDEO {
         let made = checks.run(format!("encode {name}"), || {
-            encode_software(name, PixelFormat::AV_PIX_FMT_YUV420P)
+            is_whole(&encode_software(name, PixelFormat::AV_PIX_FMT_YUV420P)?)
         });
         encoders.extend(made.map(|_| name.to_owned()));
     }
@@ -276,11 +276,12 @@ fn try_encoders(checks: &mut Checks, device: &Device, can: &mut Capabilities) ->
         let made = checks.run(format!("encode {}{depth}", family.codec()), || {
             let (pool, frame) = uploaded(device, bits)?;
             let encoder = open_on_device(can.kind, family, bits, &name, &frame)?;
-            encode(encoder, |pts| {
+            let made = encode(encoder, |pts| {
                 let mut grey = Frame::grey(layout(bits).1, SIZE).map_err(|e| e.to_string())?;
                 grey.set_pts(pts);
                 pool.upload(&grey).map_err(|e| e.to_string())
-            })
+            })?;
+            is_whole(&made)
         });
         if made.is_some() {
             can.encode.insert((family, bits));
@@ -344,7 +345,6 @@ fn open_encoder(
     }
 }
 
-/// Encodes and checks that a key comes where it was asked for, since segments start there.
 fn encode(
     mut encoder: Encoder,
     mut picture: impl FnMut(i64) -> Result<Frame, String>,
@@ -361,6 +361,12 @@ fn encode(
     }
     encoder.send(None).map_err(|e| e.to_string())?;
     drain(&mut encoder, &mut packets)?;
+    let params = encoder.params().map_err(|e| e.to_string())?;
+    Ok((params, packets))
+}
+
+/// A packet for each picture, and a key where it was asked for, since segments start there.
+fn is_whole((_, packets): &(Params, Vec<Packet>)) -> Result<(), String> {
     if packets.len() as i64 != FRAMES {
         return Err(format!(
             "made {} packets of {FRAMES} pictures",
@@ -370,8 +376,7 @@ fn encode(
     if !packets.iter().any(|p| p.pts() == FORCED && p.is_key()) {
         return Err("made no key picture where one was asked for".to_owned());
     }
-    let params = encoder.params().map_err(|e| e.to_string())?;
-    Ok((params, packets))
+    Ok(())
 }
 
 fn drain(encoder: &mut Encoder, packets: &mut Vec<Packet>) -> Result<(), String> {

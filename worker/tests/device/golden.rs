@@ -29,7 +29,7 @@ fn lines() -> Vec<Line> {
         "/../tests/fixtures/commands.jsonl"
     );
     let text = std::fs::read_to_string(path).unwrap();
-    text.lines().filter_map(|line| read(line)).collect()
+    text.lines().filter_map(read).collect()
 }
 
 fn read(line: &str) -> Option<Line> {

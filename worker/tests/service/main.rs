@@ -7,6 +7,7 @@ mod auth;
 mod bench;
 mod ceiling;
 mod children;
+mod drivers;
 mod events;
 mod fake;
 mod files;

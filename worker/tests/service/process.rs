@@ -11,7 +11,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const BIN: &str = env!("CARGO_BIN_EXE_plexbeam-worker");
+pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_plexbeam-worker");
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
