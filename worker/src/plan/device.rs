@@ -2,7 +2,7 @@
 //! where pictures move from one to the other.
 //!
 //! Every step falls back alone: what the device did not prove is done by the processor between a
-//! download and an upload. The way through is the cheapest by rough weights ([`weight`]), so that a
+//! download and an upload. The way through is the cheapest by rough weights (`weight`), so that a
 //! device that can scale but neither decode nor encode is not visited for that.
 
 mod cuda;
