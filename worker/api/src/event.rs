@@ -49,7 +49,8 @@ pub struct Probed {
     pub streams: Vec<InputStream>,
     /// Pictures of the video outputs, in order of the outputs' streams.
     pub pictures: Vec<Picture>,
-    /// What encodes the video: `software`, `copy`, `cuda`, `vaapi`, `qsv`.
+    /// What encodes the video: `software`, `copy`, `cuda`, `vaapi`, `qsv`; `cuda+software` and the like
+    /// where the processor encodes what the device decodes or filters.
     pub device: String,
 }
 

@@ -77,7 +77,8 @@ pub struct SessionStatus {
     pub progress: Progress,
     /// Finished media segments so far (init and header not counted).
     pub segments: u64,
-    /// What encodes: `software`, `copy`, ...; `None` until known.
+    /// What encodes, as [`crate::event::Probed::device`] says; after a device that failed, what came
+    /// next. `None` until known.
     pub device: Option<String>,
     /// Why it failed or was cancelled.
     pub error: Option<Problem>,
