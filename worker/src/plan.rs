@@ -4,6 +4,7 @@
 //! means "scale", `h264_vaapi` means "H.264". [`operation::read`] gives the operations of a video
 //! line, and a planner writes them as [`Stage`]s for one device. Today every plan is for software.
 
+mod audio;
 pub mod device;
 pub mod graph;
 pub mod operation;
@@ -193,9 +194,10 @@ pub fn encoder(requested: &str) -> Option<EncoderPlan> {
         .map(|(plan, _)| *plan)
 }
 
+pub use audio::audio as software_audio;
 /// Options for [`encoder`]'s choice, translated from what the job says for the one it names.
 pub use options::{device_attempts, translate as encoder_options};
-pub use software::{audio as software_audio, video as software_video};
+pub use software::video as software_video;
 
 /// Muxer options that the worker knows to be harmless.
 const MUXER_OPTIONS: &[&str] = &[

@@ -20,6 +20,8 @@ pub(super) enum Target {
         outlet: Outlet,
         ready: Box<Ready>,
     },
+    /// Pictures that have ended while other streams go on.
+    Over,
 }
 
 /// A stream of this input and its target.
@@ -46,10 +48,36 @@ impl Route {
             Target::Audio(queue) => queue.send(Feed::Until(time_us)).is_ok(),
             Target::Copy(lane) if lane.media != MediaKind::Video => lane.outlet.until(time_us),
             Target::Subtitle(lane) => lane.until(time_us),
-            Target::Copy(_) | Target::Video(_) | Target::Burn(_) | Target::Attachment { .. } => {
-                true
-            }
+            Target::Copy(_)
+            | Target::Video(_)
+            | Target::Burn(_)
+            | Target::Attachment { .. }
+            | Target::Over => true,
         }
+    }
+
+    /// Ends pictures that lie behind the reading position for good, so that what the encoder holds
+    /// back comes out. `end_us`: where the container says that they end. False when nobody listens.
+    fn end_pictures(&mut self, here_us: i64, end_us: Option<i64>) -> bool {
+        let over = end_us.is_some_and(|end| end.max(self.heard_us) + SILENCE_US < here_us);
+        if !over || self.heard_us == i64::MIN {
+            return true;
+        }
+        match &self.to {
+            Target::Video(_) => self.to = Target::Over,
+            Target::Copy(lane) if lane.media == MediaKind::Video => {
+                let alive = lane.outlet.end();
+                self.to = Target::Over;
+                return alive;
+            }
+            Target::Copy(_)
+            | Target::Audio(_)
+            | Target::Subtitle(_)
+            | Target::Burn(_)
+            | Target::Attachment { .. }
+            | Target::Over => {}
+        }
+        true
     }
 
     /// How far behind the reading position it may be before it is told to be silent.
@@ -61,7 +89,8 @@ impl Route {
             | Target::Video(_)
             | Target::Audio(_)
             | Target::Burn(_)
-            | Target::Attachment { .. } => SILENCE_US,
+            | Target::Attachment { .. }
+            | Target::Over => SILENCE_US,
         }
     }
 }
@@ -125,21 +154,33 @@ impl CopyLane {
     }
 
     /// Mends missing and backward times, as a muxer needs them. False when the job is over.
-    fn packet(&mut self, mut packet: Packet, from_us: i64, shared: &Shared) -> bool {
+    fn packet(
+        &mut self,
+        mut packet: Packet,
+        from_us: i64,
+        shared: &Shared,
+    ) -> Result<bool, Problem> {
         if self.media == MediaKind::Video && !self.started {
             let early = rescale(packet.time(), self.time_base, MICROS) < from_us;
             if !packet.is_key() || (early && !self.before_start) {
-                return true;
+                return Ok(true);
             }
         }
         if self.media == MediaKind::Subtitle {
             let end = packet.time() + packet.duration().max(0);
             if rescale(end, self.time_base, MICROS) < from_us {
-                return true;
+                return Ok(true);
             }
         }
         self.started = true;
         let (mut pts, mut dts) = (packet.pts(), packet.dts());
+        if pts == NOPTS && self.media == MediaKind::Video && self.delay > 0 {
+            // AVI: which picture is shown when, only a decoder could tell.
+            return Err(Problem::new(
+                Kind::Unsupported,
+                "the container does not say when pictures are shown, so that they cannot be copied",
+            ));
+        }
         if packet.duration() <= 0 {
             packet.set_duration(self.usual_duration);
         }
@@ -164,7 +205,7 @@ impl CopyLane {
             self.pacer.pace(shared, packet.duration() as f64 * tick);
         }
         let cut = packet.is_key();
-        self.outlet.packet(packet, cut)
+        Ok(self.outlet.packet(packet, cut))
     }
 }
 
@@ -181,9 +222,11 @@ pub(super) fn run(
                 .take()
                 .is_none_or(|ready| lane.outlet.ready(ready)),
             Target::Subtitle(lane) => lane.announce()?,
-            Target::Video(_) | Target::Audio(_) | Target::Burn(_) | Target::Attachment { .. } => {
-                true
-            }
+            Target::Video(_)
+            | Target::Audio(_)
+            | Target::Burn(_)
+            | Target::Attachment { .. }
+            | Target::Over => true,
         };
         if !alive {
             return Ok(());
@@ -240,9 +283,11 @@ pub(super) fn run(
             Target::Copy(lane) => lane.outlet.end(),
             Target::Subtitle(lane) => lane.end(),
             // Decoders see the end of their queue when the sender is dropped here.
-            Target::Video(_) | Target::Audio(_) | Target::Burn(_) | Target::Attachment { .. } => {
-                true
-            }
+            Target::Video(_)
+            | Target::Audio(_)
+            | Target::Burn(_)
+            | Target::Attachment { .. }
+            | Target::Over => true,
         };
         if !alive {
             break;
@@ -428,6 +473,12 @@ fn read_all(
                     route.heard_us = route.heard_us.max(here);
                     continue;
                 }
+                let over_us = open.input.streams[route.index]
+                    .duration_us
+                    .map(|length| open.input.start_us() + length - open.shift_us);
+                if !route.end_pictures(here, over_us) {
+                    return Ok(end_us);
+                }
                 let patience = route.patience_us();
                 if route.heard_us.saturating_add(2 * patience) < here
                     && !route.until(here - patience)
@@ -483,13 +534,13 @@ fn deliver(
                 queue.send(own).is_ok()
             }
             Target::Audio(queue) => queue.send(Feed::Packet(own)).is_ok(),
-            Target::Copy(lane) => lane.packet(own, from_us, shared),
+            Target::Copy(lane) => lane.packet(own, from_us, shared)?,
             Target::Subtitle(lane) => lane.packet(&own, from_us, shared),
             Target::Burn(inlet) => {
                 inlet.push(own);
                 true
             }
-            Target::Attachment { .. } => true,
+            Target::Attachment { .. } | Target::Over => true,
         };
         if !alive {
             return Ok(false);
@@ -516,7 +567,12 @@ fn check_end(open: &OpenInput, routes: &[Route], end_us: i64) -> Result<(), Prob
         (None, None) => return Ok(()),
     };
     let end_us = if end_us == i64::MIN { 0 } else { end_us };
-    let end_in_title = end_us + open.shift_us - open.input.start_us();
+    // Matroska's lengths count from its zero, wherever the first packet lies.
+    let zero_us = match open.input.format().starts_with("matroska") {
+        true => open.input.start_us().min(0),
+        false => open.input.start_us(),
+    };
+    let end_in_title = end_us + open.shift_us - zero_us;
     if end_in_title + slack < expected {
         return Err(Problem::new(
             Kind::BadInput,

@@ -2,25 +2,10 @@
 
 use super::{
     Light, Pictures, Stage, VideoSource,
-    graph::{Filter, Step, escape},
+    graph::{Filter, escape},
     operation::{Curve, Deinterlace, Operation, Overlay, Scale, Tonemap, unsupported},
 };
 use plexbeam_api::{Kind, Problem};
-
-/// Audio operations that run as they stand. None of them opens a file.
-const AUDIO_FILTERS: &[&str] = &[
-    "aresample",
-    "aformat",
-    "anull",
-    "volume",
-    "pan",
-    "channelmap",
-    "loudnorm",
-    "dynaudnorm",
-    "acompressor",
-    "alimiter",
-    "atempo",
-];
 
 /// What software does for a video line, ending in a pixel format that `encoder` takes.
 pub fn video(
@@ -241,76 +226,6 @@ fn pq(light: f64) -> f64 {
     ((0.835_937_5 + 18.851_562_5 * y) / (1.0 + 18.687_5 * y)).powf(78.843_75)
 }
 
-/// Filter text of an audio line, ending in what `encoder` takes.
-pub fn audio(
-    steps: &[Step],
-    encoder: &str,
-    options: &[(String, String)],
-) -> Result<String, Problem> {
-    let mut chain: Vec<String> = Vec::new();
-    for Step { filter, side } in steps {
-        if side.is_some() || !AUDIO_FILTERS.contains(&filter.name.as_str()) {
-            return Err(unsupported(&filter.name));
-        }
-        chain.push(filter.text());
-    }
-    let option = |key: &str| {
-        options
-            .iter()
-            .rev()
-            .find(|(k, _)| k == key)
-            .map(|(_, v)| v.as_str())
-    };
-    let formats = match encoder {
-        "aac" | "ac3" | "eac3" => "fltp",
-        "libopus" => "s16|flt",
-        "libmp3lame" => "fltp|s16p",
-        _ => "s16|s32",
-    };
-    let mut format = format!("aformat=sample_fmts={formats}");
-    match (encoder, option("ar")) {
-        // Opus knows no other clock than 48 kHz.
-        ("libopus", _) => format.push_str(":sample_rates=48000"),
-        (_, Some(rate)) if rate.bytes().all(|b| b.is_ascii_digit()) => {
-            format.push_str(&format!(":sample_rates={rate}"));
-        }
-        ("ac3" | "eac3", _) => format.push_str(":sample_rates=48000|44100|32000"),
-        ("libmp3lame", _) => format.push_str(":sample_rates=48000|44100|32000|24000|22050|16000"),
-        ("aac", _) => format.push_str(
-            ":sample_rates=96000|88200|64000|48000|44100|32000|24000|22050|16000|12000|11025|8000",
-        ),
-        _ => {}
-    }
-    let layout = match (
-        option("channel_layout").or(option("ch_layout")),
-        option("ac"),
-    ) {
-        (Some(layout), _) => Some(layout.to_owned()),
-        (None, Some(count)) => channels_layout(count),
-        (None, None) => match encoder {
-            "libmp3lame" => Some("stereo|mono".to_owned()),
-            "ac3" | "eac3" => Some("5.1|5.1(side)|5.0|quad|3.0|stereo|mono".to_owned()),
-            _ => None,
-        },
-    };
-    if let Some(layout) = layout {
-        format.push_str(&format!(":channel_layouts={layout}"));
-    }
-    chain.push(format);
-    Ok(chain.join(","))
-}
-
-fn channels_layout(count: &str) -> Option<String> {
-    let layout = match count {
-        "1" => "mono",
-        "2" => "stereo",
-        "6" => "5.1",
-        "8" => "7.1",
-        _ => return None,
-    };
-    Some(layout.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
@@ -366,7 +281,7 @@ mod tests {
     #[test]
     fn audio_filters_that_open_files_are_refused() {
         let line = graph::line(&["[0:1]amovie=/x[2]".to_owned()], "2").unwrap();
-        let problem = audio(&line.steps, "aac", &[]).unwrap_err();
+        let problem = crate::plan::audio::audio(&line.steps, "aac", &[]).unwrap_err();
         assert_eq!(problem.kind, Kind::Unsupported);
     }
 }

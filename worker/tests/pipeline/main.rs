@@ -2,6 +2,7 @@
 
 mod again;
 mod burn;
+mod inputs;
 mod kit;
 mod overlay;
 mod timeline;
