@@ -388,9 +388,21 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Bytes that its cache takes on disk, files without a name included.
+    /// Bytes of segments that its cache takes on disk, files without a name included.
     pub fn cache_bytes(&self) -> u64 {
-        bytes_under(&self.cache) + unlinked_bytes(self.process.id(), &self.cache)
+        let folders = fs::read_dir(&self.cache).into_iter().flatten().flatten();
+        // What is written down of bound directories is no segment.
+        let journals: u64 = folders
+            .map(|folder| bytes_under(&folder.path().join("bindings")))
+            .sum();
+        let children = format!("/proc/{0}/task/{0}/children", self.process.id());
+        let serving = fs::read_to_string(children).unwrap_or_default();
+        let unlinked: u64 = serving
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .map(|pid| unlinked_bytes(pid, &self.cache))
+            .sum();
+        bytes_under(&self.cache).saturating_sub(journals) + unlinked
     }
 }
 

@@ -68,6 +68,8 @@ impl Ours {
                 "--cache-size",
                 "4GiB",
                 "--foreground",
+                // Its figures are those of the process that serves.
+                "--no-supervise",
             ])
             .arg("--cache-dir")
             .arg(root.join(format!("{name}-cache")))
