@@ -18,8 +18,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The logs of this process. Clones write to the same files.
 #[derive(Debug, Clone)]
@@ -39,7 +39,12 @@ struct Session {
     /// The line in `master.log` is written.
     told: bool,
     learned: bool,
+    /// Ends when the files beside the timeline are written.
+    keeping: Option<mpsc::Receiver<()>>,
 }
+
+/// How long the end of a playback waits for its own files.
+const KEEPING: Duration = Duration::from_millis(300);
 
 /// How a playback ended: `result.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,11 +89,18 @@ impl Log {
             session.learned = true;
         }
         let (log, spec) = (self.clone(), without_data(spec));
+        let (kept, keeping) = mpsc::channel::<()>();
         // Where no thread can be had, these files are missing.
         let _ = std::thread::Builder::new()
             .name("log".into())
             .stack_size(256 << 10)
-            .spawn(move || log.keep(&dir, spec));
+            .spawn(move || {
+                log.keep(&dir, spec);
+                drop(kept);
+            });
+        if let Ok(mut session) = self.session.lock() {
+            session.keeping = Some(keeping);
+        }
     }
 
     fn keep(&self, dir: &Path, mut spec: JobSpec) {
@@ -155,6 +167,9 @@ impl Log {
         } else if code != 0 && code != 255 {
             self.trouble(format_args!("remote: exit {code} after the first segment"));
         }
+        let keeping = self.session.lock().ok().and_then(|mut s| s.keeping.take());
+        // Nothing is ever sent: it ends with the sender, or in time.
+        let _ = keeping.map(|keeping| keeping.recv_timeout(KEEPING));
         self.event(format_args!("exit {code}"));
         self.result("remote", Some(code), None);
     }

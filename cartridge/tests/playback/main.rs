@@ -4,6 +4,7 @@
 mod contract;
 mod fakes;
 mod faults;
+mod logs;
 mod original;
 mod places;
 mod plain;
