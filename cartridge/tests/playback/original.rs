@@ -16,7 +16,9 @@ mkdir "$out" || exit 90
 [ $# = 0 ] || printf '%s\0' "$@" > "$out/argv"
 cat /proc/$$/environ > "$out/environ"
 readlink /proc/$$/cwd | tr -d '\n' > "$out/cwd"
-grep -E 'SigBlk|SigIgn' /proc/$$/status > "$out/signals"
+# Without a child: while one is started the shell itself blocks signals.
+while read -r line; do case $line in SigBlk*|SigIgn*) printf '%s\n' "$line";; esac; done \
+  < /proc/$$/status > "$out/signals"
 ls -l /proc/$$/fd > "$out/files"
 exit 42
 "#;
@@ -136,7 +138,7 @@ async fn p1_the_original_is_started_under_plexs_own_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p1_jobs_that_are_not_for_us_never_ask_a_worker() {
-    for id in ["mc-01", "nv-08", "mc-08", "nv-th1", "sp-05", "sma-626"] {
+    for id in ["mc-01", "mc-08", "nv-th1", "sp-05", "sma-626"] {
         let scene = Scene::new().await;
         let argv = scene.argv(id);
         assert_eq!(end(scene.start(id)).await.0, Some(42), "{id}");
