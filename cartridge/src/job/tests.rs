@@ -1,3 +1,5 @@
+mod edges;
+
 use super::*;
 use plexbeam_api::job::{CodecSpec, ForcedKeys, Location, Source, StreamSelector};
 use plexbeam_api::segment::MediaKind;
