@@ -119,7 +119,8 @@ async fn p1_the_original_starts_with_plain_signals() {
     let here = std::fs::read_to_string("/proc/self/status").unwrap();
     let mask = |text: &str, line: &str| {
         let line = text.lines().find_map(|l| l.strip_prefix(line)).unwrap();
-        u64::from_str_radix(line.trim(), 16).unwrap()
+        // Signals 32 and 33 are the C library's own, which nobody can change.
+        u64::from_str_radix(line.trim(), 16).unwrap() & !(0b11 << 31)
     };
     // This process ignores SIGPIPE as every Rust program does; its children do not.
     let given = mask(&here, "SigIgn:") & !(1 << (Signal::PIPE.as_raw() - 1));

@@ -27,6 +27,10 @@ impl Files for AllFiles {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         Ok(path.as_os_str().as_bytes().to_vec())
     }
+
+    fn list(&self, folder: &Path) -> Vec<std::path::PathBuf> {
+        vec![folder.join("font.ttf")]
+    }
 }
 
 fuzz_target!(|bytes: &[u8]| {

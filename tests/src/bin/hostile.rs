@@ -370,6 +370,9 @@ fn write_seeds(dir: &Path) -> std::io::Result<()> {
             }
         }
     }
+    let settings = include_str!("../../../deploy/cartridge.toml");
+    put("config", "as-delivered", settings.as_bytes())?;
+    put("config", "all", settings.replace("\n#", "\n").as_bytes())?;
     let film = Film {
         seconds: 2.0,
         size: (64, 36),
