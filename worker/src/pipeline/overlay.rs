@@ -43,6 +43,9 @@ pub(super) struct PictureBurner {
     now: Option<Now>,
 }
 
+/// Most pixels of a canvas: 8K. What says more is damaged, and would cost gigabytes.
+const MAX_CANVAS: u64 = 7680 * 4320;
+
 /// What is shown now.
 struct Now {
     /// Microseconds.
@@ -135,6 +138,12 @@ impl PictureBurner {
             return Ok(None);
         }
         let canvas = self.decoder.canvas().unwrap_or(self.storage);
+        if u64::from(canvas.0) * u64::from(canvas.1) > MAX_CANVAS {
+            return Err(Problem::new(
+                Kind::BadInput,
+                format!("a subtitle stream of {}x{} pixels", canvas.0, canvas.1),
+            ));
+        }
         let (width, height) = (canvas.0.max(1) as usize, canvas.1.max(1) as usize);
         let mut pixels = vec![[0_u8; 4]; width * height];
         for part in &shown.pictures {

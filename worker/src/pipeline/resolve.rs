@@ -38,7 +38,7 @@ use std::{
 const FORMATS: &[&str] = &[
     "matroska", "webm", "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "mpegts", "mpeg", "avi", "flv",
     "asf", "ogg", "wav", "flac", "mp3", "aac", "ac3", "eac3", "dts", "truehd", "rm", "nut", "mxf",
-    "ivf", "srt", "ass", "webvtt", "vobsub", "wtv", "dv",
+    "ivf", "srt", "ass", "webvtt", "vobsub", "sup", "wtv", "dv",
 ];
 /// Longest time that opening and probing one input may take.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);

@@ -4,6 +4,10 @@ use crate::{
     kit::*,
     video::{reference, ssim, video_file, video_job},
 };
+use plexbeam_api::{
+    Kind,
+    job::{InputSpec, Location},
+};
 use std::path::Path;
 
 /// When a picture is shown: from, to (seconds), its colour as a palette index, left edge.
@@ -14,7 +18,7 @@ const BOX: (u16, u16, u16) = (160, 32, 130);
 const REGION: &str = ",crop=280:48:20:126";
 
 /// A Blu-ray subtitle stream (PGS): a box with a frame, and a clear after each.
-fn pgs() -> Vec<u8> {
+fn pgs(size: (u16, u16)) -> Vec<u8> {
     let mut out = Vec::new();
     let mut segment = |seconds: f64, kind: u8, payload: &[u8]| {
         out.extend(b"PG");
@@ -30,7 +34,7 @@ fn pgs() -> Vec<u8> {
     for (at, (from, to, colour, left)) in SHOWN.into_iter().enumerate() {
         let number = 2 * at as u16;
         let composition = |number: u16, objects: u8| {
-            let head = [words(&[SIZE.0, SIZE.1]), vec![0x10], words(&[number])].concat();
+            let head = [words(&[size.0, size.1]), vec![0x10], words(&[number])].concat();
             [head, vec![0x80, 0, 0, objects]].concat()
         };
         let object = [vec![0, 0, 0, 0], words(&[left, top])].concat();
@@ -75,7 +79,7 @@ fn pgs() -> Vec<u8> {
 /// A film with these subtitles as stream 1, in another codec where one is named.
 fn film(dir: &Path, name: &str, codec: &str) -> String {
     let sup = dir.join("subtitles.sup").to_str().unwrap().to_owned();
-    std::fs::write(&sup, pgs()).unwrap();
+    std::fs::write(&sup, pgs(SIZE)).unwrap();
     let path = dir.join(name).to_str().unwrap().to_owned();
     ffmpeg(&[
         "-f",
@@ -162,4 +166,21 @@ fn picture_subtitles_lie_where_ffmpeg_lays_them() {
             assert!(alike >= 0.98, "after a seek: {alike}");
         }
     }
+}
+
+/// A stream that claims a canvas of gigabytes ends the job with its size, not with the memory.
+#[test]
+fn a_canvas_without_measure_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let film = film(dir.path(), "film.mkv", "copy");
+    let mut spec = video_job(&film, None, "[0:0][1:0]overlay[1]");
+    let huge = dir.path().join("huge.sup").to_str().unwrap().to_owned();
+    std::fs::write(&huge, pgs((15_000, 15_000))).unwrap();
+    spec.inputs.push(InputSpec {
+        locations: vec![Location::Path { path: huge }],
+        ..spec.inputs[0].clone()
+    });
+    let problem = try_run(&spec).map(|_| ()).unwrap_err();
+    assert_eq!(problem.kind, Kind::BadInput, "{problem}");
+    assert!(problem.detail.contains("15000x15000"), "{problem}");
 }
