@@ -40,6 +40,8 @@ const START: Duration = Duration::from_secs(30);
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// How long instances may take to end in order.
 const LAST: Duration = Duration::from_secs(10);
+/// How long a dead instance's last words may take.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Pauses before an instance that fails at its start is started again: doubled from the first up to
 /// the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -263,8 +265,11 @@ impl Supervisor {
             .spawn()?;
         let process = child.id();
         let tell = self.tell.clone();
+        let (read_all, all_read) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let status = child.wait().ok();
+            // Its last words come first.
+            let _ = all_read.recv_timeout(LAST_WORDS);
             // The receiver ends with the process.
             let _ = tell.send(Event::Ended(number, status));
         });
@@ -274,9 +279,11 @@ impl Supervisor {
         let writer = Writer::new(ours.try_clone()?);
         let tell = self.tell.clone();
         control::read_lines(ours, move |said| {
-            if let Some(said) = said {
-                let _ = tell.send(Event::Said(number, said));
-            }
+            // Both receivers may be gone by then.
+            let _ = match said {
+                Some(said) => tell.send(Event::Said(number, said)).is_ok(),
+                None => read_all.send(()).is_ok(),
+            };
         });
         let start = Start {
             mountpoint: self.mountpoint.clone(),
