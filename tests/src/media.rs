@@ -226,6 +226,10 @@ impl Film {
             let channels = track.channels.to_string();
             add(&mut args, &[&format!("-c:a:{n}"), track.codec]);
             add(&mut args, &[&format!("-ac:a:{n}"), &channels]);
+            // ffmpeg counts its encoders of DTS and TrueHD as experiments.
+            if matches!(track.codec, "dca" | "truehd") {
+                add(&mut args, &[&format!("-strict:a:{n}"), "-2"]);
+            }
             let language = format!("language={}", track.language);
             add(&mut args, &[&format!("-metadata:s:a:{n}"), &language]);
         }

@@ -329,7 +329,13 @@ pub fn pixel_format(path: &Path) -> String {
     ];
     let path = path.to_str().expect("UTF-8 path");
     let output = run("ffprobe", &[&args[..], &[path]].concat(), None);
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    // MPEG-TS tells its streams twice, once by program.
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_matches([' ', ','])
+        .to_owned()
 }
 
 /// Sample rate of the first audio stream when it is AAC, whose frames are 1024 samples.

@@ -11,7 +11,10 @@ use std::{
 };
 
 /// Lines that are known not to pass, as the README's table of limits tells: (id, what is wrong).
-const LIMITS: &[(&str, &str)] = &[];
+const LIMITS: &[(&str, &str)] = &[(
+    "like-aac51",
+    "sound that begins half a frame before zero: one picture less at the end",
+)];
 
 /// Judge command lines against ffmpeg.
 #[derive(Debug, Parser)]

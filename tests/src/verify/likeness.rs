@@ -1,7 +1,7 @@
 //! How like a play's picture and sound are to what the `ffmpeg` program makes of the same film at
 //! the same settings.
 //!
-//! Frames are compared in pairs counted from the end, sound by samples of the same time of the title:
+//! Frames are compared in pairs, counted from the end after a seek, sound by samples of the same time of the title:
 //! that every frame is there and at its time is judged elsewhere ([`super::findings_of`]), and a
 //! frame too many or too early shows here as a picture of another moment.
 
@@ -153,7 +153,11 @@ fn compare_pictures(
             .push(format!("{mine} frames to compare, ffmpeg made {whole}"));
         return;
     }
-    let skip = whole - mine;
+    // A job from the beginning has the first frame; one after a seek has the last.
+    let skip = match shape.seek {
+        Some(seek) if seek > 0.0 && !shape.copy_video => whole - mine,
+        _ => 0,
+    };
     let values = ssim(ours, theirs, skip, "");
     if values.len() != mine {
         found.findings.push(format!(

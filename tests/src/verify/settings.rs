@@ -232,7 +232,11 @@ fn encoder(line: &Line) -> Vec<String> {
         if hevc { "libx265" } else { "libx264" }.to_owned(),
     ];
     let mut add = |name: &str, value: &str| args.extend([name.to_owned(), value.to_owned()]);
-    let own = |name: &str| line.output_value(name);
+    // Of an option that stands twice the last one counts.
+    let own = |name: &str| {
+        let pair = line.argv.windows(2).rev().find(|w| w[0] == name)?;
+        Some(pair[1].as_str())
+    };
     for (theirs, stock) in [
         ("-crf:0", "-crf"),
         ("-qp:0", "-crf"),
