@@ -67,6 +67,7 @@ impl Ours {
                 &origin.url,
                 "--cache-size",
                 "4GiB",
+                "--no-supervise",
                 "--foreground",
                 // Its figures are those of the process that serves.
                 "--no-supervise",
