@@ -91,6 +91,8 @@ pub struct FsConfig {
     pub under: Option<Arc<OwnedFd>>,
     /// Users other than the mounting one may use it. PMS is usually another user.
     pub allow_other: bool,
+    /// Owner and mode of what workers made.
+    pub shown: Shown,
     /// Threads that answer the kernel.
     pub threads: usize,
     /// Offer kernel passthrough where the kernel grants it. Off is for tests of the other path.
@@ -103,6 +105,31 @@ pub struct FsConfig {
     pub remote: RemoteConfig,
     /// Media route; `None` is off.
     pub media: Option<MediaConfig>,
+}
+
+/// How segments in bound directories and everything under `sessions/` are shown. What is written
+/// through the mount keeps the owner and the mode that it was written with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Owner; `None` is that of the session's directory, under `sessions/` that of the root.
+    pub uid: Option<u32>,
+    /// Group; `None` likewise.
+    pub gid: Option<u32>,
+    /// Bits to take from 0666 of files and 0777 of directories; `None` is 0644 for segments, and
+    /// 0640 and 0750 under `sessions/`.
+    pub umask: Option<u16>,
+}
+
+impl Shown {
+    /// Owner and group instead of these.
+    pub(crate) fn owner(self, (uid, gid): (u32, u32)) -> (u32, u32) {
+        (self.uid.unwrap_or(uid), self.gid.unwrap_or(gid))
+    }
+
+    /// Permission bits: `full` without the mask, or `usual` where there is none.
+    pub(crate) fn mode(self, full: u16, usual: u16) -> u16 {
+        self.umask.map_or(usual, |umask| full & !umask)
+    }
 }
 
 /// The media route.
@@ -135,6 +162,7 @@ impl FsConfig {
             backing: None,
             under: None,
             allow_other: false,
+            shown: Shown::default(),
             threads: 4,
             passthrough: true,
             read_deadline: Duration::from_secs(20),

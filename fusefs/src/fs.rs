@@ -16,7 +16,7 @@ pub use content::{Access, Opened, Register};
 use crate::{
     binding::{Bindings, HeldFile},
     cache::SegmentCache,
-    config::Secret,
+    config::{Secret, Shown},
     error::{Error, Result},
     handle::{Handle, HandleTable},
     inode::{Inode, InodeTable, Key, Node},
@@ -96,6 +96,8 @@ pub struct Parts {
     pub media_secret: Option<Secret>,
     /// Longest wait of a read.
     pub read_deadline: Duration,
+    /// Owner and mode of what workers made.
+    pub shown: Shown,
 }
 
 /// The file system.
@@ -264,7 +266,13 @@ impl BeamFs {
                 }
             }
             Node::Held(held) => Entry {
-                attr: file_attr(number, held.file.size(), 0o644, held.since, held.owner),
+                attr: file_attr(
+                    number,
+                    held.file.size(),
+                    self.parts.shown.mode(0o666, 0o644),
+                    held.since,
+                    self.parts.shown.owner(held.owner),
+                ),
                 ttl: if held.file.is_mutable() {
                     Duration::ZERO
                 } else {
@@ -279,10 +287,9 @@ impl BeamFs {
                 self.directory(number, made.unwrap_or(session.seen))?
             }
             Node::File(file) => {
-                let root = self.parts.root.stat()?;
-                let owner = (root.st_uid, root.st_gid);
+                let mode = self.parts.shown.mode(0o666, 0o640);
                 Entry {
-                    attr: file_attr(number, file.size(), 0o640, file.seen, owner),
+                    attr: file_attr(number, file.size(), mode, file.seen, self.owner()?),
                     ttl: if file.is_mutable() {
                         Duration::ZERO
                     } else {
@@ -293,11 +300,16 @@ impl BeamFs {
         })
     }
 
-    /// A directory of `sessions/`, owned like the root.
-    fn directory(&self, number: u64, time: SystemTime) -> Result<Entry> {
+    /// Whose `sessions/` is.
+    fn owner(&self) -> Result<(u32, u32)> {
         let root = self.parts.root.stat()?;
-        let owner = (root.st_uid, root.st_gid);
-        let mut attr = file_attr(number, 0, 0o750, time, owner);
+        Ok(self.parts.shown.owner((root.st_uid, root.st_gid)))
+    }
+
+    /// A directory of `sessions/`.
+    fn directory(&self, number: u64, time: SystemTime) -> Result<Entry> {
+        let mode = self.parts.shown.mode(0o777, 0o750);
+        let mut attr = file_attr(number, 0, mode, time, self.owner()?);
         attr.kind = FileType::Directory;
         attr.nlink = 2;
         Ok(Entry {

@@ -30,7 +30,7 @@ pub mod runtime;
 
 pub use binding::Change;
 pub use config::{
-    BadWorkerUrl, CacheConfig, FsConfig, MediaConfig, RemoteConfig, Secret, WorkerUrl,
+    BadWorkerUrl, CacheConfig, FsConfig, MediaConfig, RemoteConfig, Secret, Shown, WorkerUrl,
 };
 pub use error::SetupError;
 
@@ -293,6 +293,7 @@ impl Prepared {
             },
             media_secret: media.and_then(|media| media.own_secret.clone()),
             read_deadline: self.read_deadline,
+            shown: self.config.shown,
         })
         .map_err(start)?;
         Ok((Arc::new(fs), adopted))

@@ -1,6 +1,6 @@
 //! Mountpoints, seen from outside: what is on them, and how it is taken away.
 
-pub use crate::fuse::session::{detach, ours_at};
+pub use crate::fuse::session::{detach, is_shared, ours_at};
 
 use crate::{error::SetupError, fuse::session};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,9 @@
 //! Flags and their `PLEXBEAM_*` twins, and what they make of the library's configuration.
 
 use clap::Parser;
-use plexbeam_fusefs::{BadWorkerUrl, CacheConfig, FsConfig, RemoteConfig, Secret, WorkerUrl};
+use plexbeam_fusefs::{
+    BadWorkerUrl, CacheConfig, FsConfig, RemoteConfig, Secret, Shown, WorkerUrl,
+};
 use std::{
     ffi::OsString,
     fmt,
@@ -108,6 +110,29 @@ pub(crate) struct CliArgs {
     #[arg(long, env = "PLEXBEAM_ALLOW_OTHER", help_heading = "Process")]
     allow_other: bool,
 
+    /// Show segments and sessions as this user's, by number [default: the owner of the directory]
+    #[arg(
+        long,
+        value_name = "UID",
+        env = "PLEXBEAM_UID",
+        help_heading = "Process"
+    )]
+    uid: Option<u32>,
+
+    /// Show segments and sessions as this group's, by number [default: the directory's group]
+    #[arg(
+        long,
+        value_name = "GID",
+        env = "PLEXBEAM_GID",
+        help_heading = "Process"
+    )]
+    gid: Option<u32>,
+
+    /// Bits, octal, that segments (of 0666) and sessions (of 0777) are shown without
+    /// [default: 0644 for segments, 0640 and 0750 under sessions/]
+    #[arg(long, value_name = "MASK", env = "PLEXBEAM_UMASK", value_parser = octal, help_heading = "Process")]
+    umask: Option<u16>,
+
     /// Stay in the foreground and log to standard error
     #[arg(long, env = "PLEXBEAM_FOREGROUND", help_heading = "Process")]
     foreground: bool,
@@ -199,6 +224,13 @@ impl std::str::FromStr for Key {
             Err("the key may hold visible ASCII characters only".into())
         }
     }
+}
+
+fn octal(text: &str) -> Result<u16, String> {
+    u16::from_str_radix(text, 8)
+        .ok()
+        .filter(|mask| *mask <= 0o777)
+        .ok_or_else(|| "write octal digits up to 777, such as 027".into())
 }
 
 /// A number of bytes.
@@ -306,6 +338,11 @@ impl CliArgs {
         FsConfig {
             backing: self.backing.as_deref().map(absolute),
             allow_other: self.allow_other,
+            shown: Shown {
+                uid: self.uid,
+                gid: self.gid,
+                umask: self.umask,
+            },
             passthrough: !self.no_passthrough,
             read_deadline: self.read_deadline.0,
             cache: CacheConfig {

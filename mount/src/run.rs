@@ -297,6 +297,12 @@ pub(crate) fn report(mounted: &Mounted, config: &FsConfig) {
     if !config.allow_other {
         tracing::warn!("other users cannot use this mount; Plex usually needs --allow-other");
     }
+    if !plexbeam_fusefs::mounts::is_shared(&config.mountpoint) {
+        tracing::info!(
+            "this mount is private: containers see it only where they are started after it; \
+             `mount --make-rshared` on the folder above before mounting, and `:rslave` on their volume"
+        );
+    }
     if workers.is_empty() {
         tracing::warn!("no worker is configured: this is a plain folder; give --worker URL");
     }

@@ -55,7 +55,7 @@ fn mount_8_finds_its_helper() {
         test -d "$1/mnt/sessions"
         "$2" status "$1/mnt" | grep -q 'worker      http://127.0.0.1:9'
         umount "$1/mnt"
-        ! grep -q "$1/mnt" /proc/self/mountinfo
+        if grep -q "$1/mnt" /proc/self/mountinfo; then exit 1; fi
         mount -t plexbeam plexbeam "$1/mnt" -o ro 2> "$1/err" && exit 1
         grep -q 'cannot be read-only' "$1/err"
         mount -t plexbeam plexbeam "$1/mnt" -o "api-key=x" 2> "$1/err" && exit 1
@@ -82,6 +82,52 @@ fn an_upgrade_reaches_containers_that_follow_the_host() {
         test "$(grep -c "$1/host/mnt .*fuse.plexbeam" /proc/self/mountinfo)" = 1
         touch "$1/end"; wait $!; test "$(cat "$1/seen")" = 1
         "$2" umount "$1/host/mnt""#,
+    );
+}
+
+/// SIGHUP: the settings are read anew, and what is mounted stays mounted.
+#[test]
+fn a_hangup_reads_the_workers_anew() {
+    if !can_mount() {
+        return;
+    }
+    passes(
+        &[],
+        r#"cd "$1"; settings() { echo "worker = ['http://127.0.0.1:$1']" > mount.toml; }
+        until_shown() { timeout 60 sh -c 'until "$1" status "$2" 2> err | grep -q "worker .*$3"; do sleep 0.05; done' sh "$program" "$PWD/mnt" "$1"; }
+        program=$2; settings 9
+        "$2" mnt --config mount.toml --cache-dir cache --foreground 2> log &
+        trap 'kill $!' EXIT
+        until_shown 127.0.0.1:9
+        exec 3> mnt/open
+        settings 11; kill -HUP $!
+        until_shown 127.0.0.1:11
+        if "$2" status mnt | grep -q 127.0.0.1:9; then exit 1; fi
+        echo still >&3; exec 3>&-; grep -q still mnt/open"#,
+    );
+}
+
+#[test]
+fn owner_and_mode_are_shown_as_asked_and_a_private_mount_is_told() {
+    if !can_mount() {
+        return;
+    }
+    passes(
+        &[],
+        r#""$2" "$1/mnt" --uid 4711 --gid 4712 --umask 027 --log-file "$1/log" --cache-dir "$1/cache"
+        test "$(stat -c '%u %g %a' "$1/mnt/sessions")" = '4711 4712 750'
+        touch "$1/mnt/own"; test "$(stat -c %u "$1/mnt/own")" = "$(id -u)"
+        grep -q 'make-rshared' "$1/log"
+        "$2" umount "$1/mnt"
+        "$2" "$1/mnt" --umask 9 2> "$1/err" && exit 1
+        grep -q 'octal digits' "$1/err""#,
+    );
+    passes(
+        &["--propagation", "shared"],
+        r#"mkdir "$1/host"; mount -t tmpfs none "$1/host"; mount --make-shared "$1/host"; mkdir "$1/host/mnt"
+        "$2" "$1/host/mnt" --log-file "$1/log" --cache-dir "$1/cache"
+        "$2" umount "$1/host/mnt"
+        if grep -q 'make-rshared' "$1/log"; then exit 1; fi"#,
     );
 }
 

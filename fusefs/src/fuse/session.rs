@@ -87,6 +87,21 @@ pub fn ours_at(mountpoint: &Path) -> Vec<(u32, u32)> {
     table.lines().filter_map(device).collect()
 }
 
+/// True when other mount tables, such as those of containers, learn of our mount at this path:
+/// one made in a shared mount is shared itself (`mount_namespaces(7)`).
+pub fn is_shared(mountpoint: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let wanted = mountpoint.as_os_str().as_bytes();
+    let shared = |line: &str| {
+        let (mount, system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(4);
+        let here = unescape(fields.next()?) == wanted;
+        let ours = system.split(' ').next() == Some(FS_TYPE);
+        Some(here && ours && fields.skip(1).any(|tag| tag.starts_with("shared:")))
+    };
+    table.lines().any(|line| shared(line).unwrap_or(false))
+}
+
 fn carries_ours(mountpoint: &Path) -> bool {
     !ours_at(mountpoint).is_empty()
 }
