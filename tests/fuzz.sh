@@ -24,6 +24,6 @@ cd tests/fuzz
 for name in $(cargo +nightly fuzz list); do
   mkdir -p "corpus/$name" "$seeds/$name"
   echo "== $name, $seconds s"
-  CARGO_TARGET_DIR= cargo +nightly fuzz run "$name" "corpus/$name" "$seeds/$name" -- \
+  env -u CARGO_TARGET_DIR cargo +nightly fuzz run "$name" "corpus/$name" "$seeds/$name" -- \
     -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0
 done
