@@ -8,12 +8,20 @@ mod site;
 
 use crate::kit::Stage;
 use chromium::Browser;
-use plexbeam_tests::{TestEnv, argv, boxes, fake_pms::JobReport, media::Film, wait};
+use plexbeam_tests::{
+    TestEnv,
+    argv::{self, Line},
+    boxes,
+    corpus::{self, Case},
+    fake_pms::JobReport,
+    media::Film,
+    probe, wait,
+};
 use serde_json::{Value, json};
 use site::Site;
 use std::{fs, path::Path, time::Duration};
 
-/// Seconds per segment of sp-01.
+/// Seconds per segment of the lines played in source buffers.
 const SECONDS: f64 = 3.0;
 
 fn film() -> Film {
@@ -23,21 +31,67 @@ fn film() -> Film {
     }
 }
 
-/// Init and start chunks, then the chunks of a seek job in the same source buffers: once with the
-/// job's own init before them, as after a new request for the header, once without.
+/// Two segments, then forward over a gap: 0 s to 6 s and 12 s to 20 s.
 #[test]
 fn chunks_of_a_seek_play_in_the_same_source_buffers() {
     let stage = Stage::new("browser-mse");
-    let mut play = stage.play(argv::line("sp-01").scaled(320, 180), &film().clip().path());
-    // Two segments, then forward over a gap: 0 s to 6 s and 12 s to 20 s.
-    play.seeks = vec![(2, 5)];
+    let line = argv::line("sp-01").scaled(320, 180);
+    plays(&stage, line, &film().clip().path(), 5, (320, 180));
+}
+
+/// HEVC Main 10 as source, subtitles burned in, and HDR10 brought to SDR: 0 s to 6 s, then the last
+/// segment of 12 s.
+#[test]
+fn encodes_of_hevc_with_burned_text_and_of_hdr_play() {
+    let case = |list: Vec<Case>, id: &str| {
+        list.into_iter()
+            .find(|case| case.id == id)
+            .unwrap_or_else(|| panic!("the corpus has no `{id}`"))
+    };
+    let hevc = case(corpus::recorded(), "nv-02");
+    let burned = case(corpus::recorded(), "nv-08");
+    let tonemapped = case(corpus::likes(), "like-tonemap-hable");
+    let hdr = (hevc.film)();
+    // What the line's graph holds, and a picture that is not the film's.
+    for (case, film, filter, size) in [
+        (&hevc, &hdr, "scale=", (320, 180)),
+        (&burned, &(burned.film)(), "inlineass=", (256, 144)),
+        (&tonemapped, &hdr, "tonemap=", (320, 180)),
+    ] {
+        let graph = case.line.graph("0:0").unwrap_or_default();
+        assert!(graph.contains(filter), "{case:?}: {graph}");
+        let source = &probe::streams(film)[0];
+        assert_eq!(
+            (
+                &*source.codec_name,
+                &*source.pix_fmt,
+                &*source.color_transfer
+            ),
+            ("hevc", "yuv420p10le", "smpte2084"),
+            "{case:?}"
+        );
+        let stage = Stage::new(&format!("browser-{}", case.id));
+        let line = case.line.clone().scaled(size.0, size.1);
+        plays(&stage, line, film, 4, size);
+    }
+}
+
+/// Init and the chunks of two segments, then those of a job that starts at number `sought`, in the
+/// same source buffers: once with the job's own init before them, as after a new request for the
+/// header, once without. The line has [`SECONDS`] per segment.
+#[track_caller]
+fn plays(stage: &Stage, line: Line, film: &Path, sought: u32, size: (u32, u32)) {
+    let mut play = stage.play(line, film);
+    play.seeks = vec![(2, sought)];
     let report = stage.clean(&play);
+    let seek = f64::from(sought - 1) * SECONDS;
+    let length = probe::duration(film);
     for second_init in [true, false] {
         let site = Site::start(stage.env.root());
         let tracks: Vec<Value> = (0..2)
             .map(|n| track(&site, &report.jobs, n, second_init))
             .collect();
-        let plan = json!({ "tracks": tracks, "seek": 4.0 * SECONDS });
+        let plan = json!({ "tracks": tracks, "seek": seek });
         site.put("plan.json", "application/json", plan.to_string().into());
         site.put(
             "page.html",
@@ -45,10 +99,10 @@ fn chunks_of_a_seek_play_in_the_same_source_buffers() {
             include_bytes!("mse.html").to_vec(),
         );
         let verdict = site.verdict(Browser::open(&stage.env, &site.url("page.html")));
-        let context = format!("second init: {second_init}; {verdict:#}");
+        let context = format!("{}, second init: {second_init}; {verdict:#}", play.line.id);
         assert_eq!(verdict["errors"], json!([]), "{context}");
         let last = report.jobs[1].tracks[0].entries.len() as f64;
-        let end = (4.0 + last) * SECONDS;
+        let end = seek + last * SECONDS;
         for kind in ["video", "audio"] {
             let ranges = ranges(&verdict["buffered"][kind]);
             assert_eq!(ranges.len(), 2, "{kind}; {context}");
@@ -59,16 +113,16 @@ fn chunks_of_a_seek_play_in_the_same_source_buffers() {
                 "{kind}; {context}"
             );
             assert!(
-                near(ranges[1].0, 4.0 * SECONDS) && ranges[1].1 > end.min(20.0) - SECONDS,
+                near(ranges[1].0, seek) && ranges[1].1 > end.min(length) - SECONDS,
                 "{kind}; {context}"
             );
         }
         let number = |name: &str| verdict[name].as_f64().unwrap_or(f64::NAN);
         assert!(number("at_start") > 0.5, "{context}");
-        assert!(number("after_seek") > 4.0 * SECONDS + 1.0, "{context}");
+        assert!(number("after_seek") > seek + 1.0, "{context}");
         assert_eq!(
             (number("width"), number("height")),
-            (320.0, 180.0),
+            (f64::from(size.0), f64::from(size.1)),
             "{context}"
         );
         assert!(number("frames") > 24.0, "{context}");

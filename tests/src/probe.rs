@@ -26,6 +26,12 @@ pub struct Stream {
     /// Height in pixels.
     #[serde(default)]
     pub height: u32,
+    /// Pixel format; empty for sound.
+    #[serde(default)]
+    pub pix_fmt: String,
+    /// Transfer curve; empty where the stream does not say.
+    #[serde(default)]
+    pub color_transfer: String,
     /// Channels.
     #[serde(default)]
     pub channels: u32,
