@@ -70,7 +70,6 @@ impl Ours {
                 "--no-supervise",
                 "--foreground",
                 // Its figures are those of the process that serves.
-                "--no-supervise",
             ])
             .arg("--cache-dir")
             .arg(root.join(format!("{name}-cache")))
