@@ -67,9 +67,9 @@ impl Ours {
                 &origin.url,
                 "--cache-size",
                 "4GiB",
+                // Its figures are those of the process that serves.
                 "--no-supervise",
                 "--foreground",
-                // Its figures are those of the process that serves.
             ])
             .arg("--cache-dir")
             .arg(root.join(format!("{name}-cache")))
