@@ -63,7 +63,8 @@ pub fn run() -> u8 {
         Outcome::Original(reason) => {
             let exe = std::env::current_exe().ok();
             let original = config::original(&env, &argv0, exe.as_deref());
-            log.local(&words, &reason);
+            // What is only told must not keep the original from running (P1).
+            let _ = catch_unwind(AssertUnwindSafe(|| log.local(&words, &reason)));
             let error = fallback::become_original(&original, &argv0, &words);
             log.trouble(format_args!("{}: {error}", original.display()));
             let message = format!("cannot start {}: {error}\n", original.display());
