@@ -2,9 +2,9 @@
 
 use super::{
     Bindings, BoundDir, Change, HeldFile, What,
+    dir::rank_of,
     follow::follow,
     journal::{self, Journal, Line, Place},
-    rank_of,
 };
 use crate::{
     config::Secret,

@@ -3,7 +3,7 @@
 //! Without room the fetching stops; the worker's spool fills, and its encoder pauses. It goes on
 //! when the reader does.
 
-use super::{BoundDir, fits};
+use super::{BoundDir, pattern::fits};
 use crate::{
     cache::{Room, Want},
     remote::{FetchError, HttpSource, RemoteFile, Session, learn},
