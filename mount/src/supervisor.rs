@@ -1,14 +1,26 @@
 //! Keeps one instance serving: a dead one is replaced at once, a frozen one is aborted first, and an
 //! upgrade replaces a living one without a gap.
 //!
+//! One started process is `supervisor/process.rs`, how soon a dead one is replaced
+//! `supervisor/deaths.rs`, the watch `supervisor/watch.rs`.
+//!
 //! The supervisor holds what all instances share: the directory under the mountpoint, the socket of
 //! the media route, and the secret that signs media URLs. It never touches a file in the mount but
 //! for the watch, which is a thread of its own, since a frozen mount keeps whoever asks it.
 
+mod deaths;
+mod process;
+mod watch;
+
+use self::{
+    deaths::Deaths,
+    process::{Instance, Program},
+    watch::Watch,
+};
 use crate::{
     admin::Request,
     cli::CliArgs,
-    control::{self, FromInstance, Go, Start, ToInstance, Writer},
+    control::{FromInstance, Go, Start, ToInstance, Writer},
     notify,
     run::{LOOK_EVERY, RunError},
 };
@@ -16,41 +28,23 @@ use plexbeam_fusefs::{MediaConfig, SetupError, mounts};
 use rustix::{
     fd::OwnedFd,
     fs::{Mode, OFlags},
-    process::{Pid, Signal},
 };
 use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
-    ffi::OsString,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, Sender},
-    },
+    process::ExitStatus,
+    sync::mpsc::{Receiver, Sender},
     time::{Duration, Instant},
 };
 
-/// Pause between two looks whether the mount answers.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// How long an instance may take to begin to serve.
 const START: Duration = Duration::from_secs(30);
 /// How long an instance may take to hand over.
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// How long instances may take to end in order.
 const LAST: Duration = Duration::from_secs(10);
-/// How long a dead instance's last words may take.
-const LAST_WORDS: Duration = Duration::from_millis(200);
-/// Pauses before an instance that fails at its start is started again: doubled from the first up to
-/// the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// So many that die at their start without a word count as one that cannot start.
-const DEATHS_AT_START: u32 = 5;
-/// One that lived this long did not fail at its start.
-const LIVED: Duration = Duration::from_secs(10);
-
 /// What happens to the supervisor.
 pub(crate) enum Event {
     /// End in order.
@@ -80,27 +74,11 @@ pub(crate) struct Watched {
     pub(crate) earlier: Vec<u32>,
 }
 
-struct Instance {
-    number: u64,
-    process: u32,
-    writer: Writer,
-    since: Instant,
-    /// Of the ceiling, after it handed over.
-    bytes: u64,
-}
-
-/// When the watch asked, while no answer has come.
-type Asked = Arc<Mutex<Option<Instant>>>;
-
 /// One mountpoint's supervisor.
 pub(crate) struct Supervisor {
     mountpoint: PathBuf,
     cache_dir: PathBuf,
-    hang_timeout: Duration,
-    program: PathBuf,
-    arguments: Vec<OsString>,
-    /// Where relative paths among the arguments begin.
-    directory: PathBuf,
+    program: Program,
     under: OwnedFd,
     media: Option<OwnedFd>,
     media_secret: String,
@@ -113,7 +91,8 @@ pub(crate) struct Supervisor {
     numbers: u64,
     replaced: u32,
     upgrades: u32,
-    asked: Asked,
+    deaths: Deaths,
+    watch: Watch,
 }
 
 impl Supervisor {
@@ -143,11 +122,12 @@ impl Supervisor {
         Ok(Supervisor {
             mountpoint,
             cache_dir,
-            hang_timeout: args.hang_timeout(),
-            // Where a newer version will lie, and not the file that runs now.
-            program: std::env::current_exe()?,
-            arguments: args.arguments.clone(),
-            directory: std::env::current_dir()?,
+            program: Program {
+                // Where a newer version will lie, and not the file that runs now.
+                path: std::env::current_exe()?,
+                arguments: args.arguments.clone(),
+                directory: std::env::current_dir()?,
+            },
             under,
             media,
             media_secret: plexbeam_fusefs::media::new_secret().reveal().to_owned(),
@@ -159,7 +139,8 @@ impl Supervisor {
             numbers: 0,
             replaced: 0,
             upgrades: 0,
-            asked: Asked::default(),
+            deaths: Deaths::default(),
+            watch: Watch::new(args.hang_timeout()),
         })
     }
 
@@ -171,7 +152,7 @@ impl Supervisor {
     /// Mounts for the first time.
     pub(crate) fn begin(&mut self) -> Result<(), RunError> {
         self.current = Some(self.start_mounted()?);
-        self.watch();
+        self.watch.begin(&self.mountpoint);
         Ok(())
     }
 
@@ -224,7 +205,7 @@ impl Supervisor {
         }
         loop {
             // A new instance may freeze as well as one that has served for long.
-            if self.is_late() {
+            if self.watch.is_late() {
                 return Err(RunError::Died("the mount does not answer".into()));
             }
             let slice = until.min(Instant::now() + LOOK_EVERY);
@@ -254,53 +235,22 @@ impl Supervisor {
 
     fn spawn(&mut self, go: Option<Go>) -> Result<Instance, RunError> {
         self.numbers += 1;
-        let number = self.numbers;
-        let (ours, theirs) = UnixStream::pair()?;
-        let mut child = Command::new(&self.program)
-            .args(&self.arguments)
-            .arg("--instance")
-            .current_dir(&self.directory)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .spawn()?;
-        let process = child.id();
-        let tell = self.tell.clone();
-        let (read_all, all_read) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let status = child.wait().ok();
-            // Its last words come first.
-            let _ = all_read.recv_timeout(LAST_WORDS);
-            // The receiver ends with the process.
-            let _ = tell.send(Event::Ended(number, status));
-        });
         let mut shared = vec![&self.under];
         shared.extend(&self.media);
-        control::send_descriptors(&ours, &shared)?;
-        let writer = Writer::new(ours.try_clone()?);
-        let tell = self.tell.clone();
-        control::read_lines(ours, move |said| {
-            // Both receivers may be gone by then.
-            let _ = match said {
-                Some(said) => tell.send(Event::Said(number, said)).is_ok(),
-                None => read_all.send(()).is_ok(),
-            };
-        });
         let start = Start {
             mountpoint: self.mountpoint.clone(),
             cache_dir: self.cache_dir.clone(),
             media_secret: self.media_secret.clone(),
             go,
         };
-        let instance = Instance {
+        let (number, tell) = (self.numbers, &self.tell);
+        Ok(Instance::start(
+            &self.program,
             number,
-            process,
-            writer,
-            since: Instant::now(),
-            bytes: 0,
-        };
-        // One that died at once is told by its end.
-        let _ = instance.writer.send(&ToInstance::Start(start));
-        Ok(instance)
+            &shared,
+            start,
+            tell,
+        )?)
     }
 
     fn living(&self) -> Vec<(u64, u64)> {
@@ -319,10 +269,10 @@ impl Supervisor {
         match self.hear(instance.number, START) {
             Ok(_) => Ok(instance),
             Err(error) => {
-                if self.is_late() {
+                if self.watch.is_late() {
                     self.end_hung(&instance);
                 }
-                kill(&instance);
+                instance.kill();
                 Err(error)
             }
         }
@@ -346,41 +296,60 @@ impl Supervisor {
             return true;
         }
         let status = status.map_or_else(String::new, |status| status.to_string());
-        tracing::error!(status, "the mount's process died, starting another");
         self.replaced += 1;
-        let mut pause = FIRST_PAUSE;
-        if lived.is_some_and(|lived| lived < LIVED) && self.replaced > 3 {
-            std::thread::sleep(pause);
+        let lived = lived.unwrap_or_default();
+        let pause = self.deaths.served(Instant::now(), lived);
+        tracing::error!(
+            status,
+            ?lived,
+            ?pause,
+            "the mount's process died, starting another"
+        );
+        if !pause.is_zero() {
+            self.clear();
+        }
+        if self.rest(pause) {
+            return true;
         }
         let mut failures = 0;
         loop {
-            match self.start_mounted() {
+            let error = match self.start_mounted() {
                 Ok(instance) => {
                     self.current = Some(instance);
                     return false;
                 }
-                Err(error) => {
-                    tracing::error!(%error, "cannot mount again, trying on");
-                    failures += 1;
-                    if matches!(error, RunError::Died(_)) && failures < DEATHS_AT_START {
-                        // One that was killed at its start says nothing about the next.
-                        continue;
-                    }
-                    // The plain folder is of more use than a dead mount.
-                    while !mounts::ours_at(&self.mountpoint).is_empty()
-                        && mounts::detach(&self.mountpoint).is_ok()
-                    {}
-                }
+                Err(error) => error,
+            };
+            tracing::error!(%error, "cannot mount again, trying on");
+            failures += 1;
+            let pause = deaths::before_serving(failures, matches!(error, RunError::Died(_)));
+            if !pause.is_zero() {
+                self.clear();
             }
-            let until = Instant::now() + pause;
-            pause = (pause * 2).min(MAX_PAUSE);
-            while let Some(event) = self.receive(until) {
-                if matches!(event, Event::End) {
-                    return true;
-                }
-                self.later.push_back(event);
+            if self.rest(pause) {
+                return true;
             }
         }
+    }
+
+    /// Takes a dead mount away: the plain folder is of more use.
+    fn clear(&self) {
+        while !mounts::ours_at(&self.mountpoint).is_empty()
+            && mounts::detach(&self.mountpoint).is_ok()
+        {}
+    }
+
+    /// Waits, for [`Event::End`] at most: true when that came.
+    fn rest(&mut self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            match self.receive(until) {
+                Some(Event::End) => return true,
+                Some(other) => self.later.push_back(other),
+                None => {}
+            }
+        }
+        false
     }
 
     fn heard(&self, number: u64, said: FromInstance) {
@@ -400,28 +369,9 @@ impl Supervisor {
         }
     }
 
-    /// Asks the mount again and again how it is, on a thread that may wait for ever.
-    fn watch(&self) {
-        let (asked, mountpoint) = (self.asked.clone(), self.mountpoint.clone());
-        std::thread::spawn(move || {
-            loop {
-                *lock(&asked) = Some(Instant::now());
-                // Whatever the answer, it is one.
-                let _ = rustix::fs::statfs(&mountpoint);
-                *lock(&asked) = None;
-                std::thread::sleep(WATCH_EVERY);
-            }
-        });
-    }
-
-    /// The watch has waited for an answer for too long.
-    fn is_late(&self) -> bool {
-        lock(&self.asked).is_some_and(|at| at.elapsed() > self.hang_timeout)
-    }
-
     /// Ends an instance that does not answer; its end starts another.
     fn look(&self) {
-        let Some(current) = self.current.as_ref().filter(|_| self.is_late()) else {
+        let Some(current) = self.current.as_ref().filter(|_| self.watch.is_late()) else {
             return;
         };
         tracing::error!(
@@ -438,8 +388,8 @@ impl Supervisor {
             // Missing where fusectl is not mounted; then the process's end does it.
             let _ = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
         }
-        kill(instance);
-        *lock(&self.asked) = None;
+        instance.kill();
+        self.watch.forget();
     }
 
     /// Replaces the living instance by a new one.
@@ -458,7 +408,7 @@ impl Supervisor {
                 Ok(())
             }
             Err(error) => {
-                kill(&new);
+                new.kill();
                 if let Some(current) = &self.current {
                     let _ = current.writer.send(&ToInstance::TakeBack);
                 }
@@ -529,7 +479,7 @@ impl Supervisor {
             }
         }
         for instance in &left {
-            kill(instance);
+            instance.kill();
         }
     }
 
@@ -537,20 +487,7 @@ impl Supervisor {
         notify::stopping();
         self.end_instances();
         // A process that was killed leaves its mount behind.
-        while !mounts::ours_at(&self.mountpoint).is_empty()
-            && mounts::detach(&self.mountpoint).is_ok()
-        {}
+        self.clear();
         tracing::info!("ended");
     }
-}
-
-fn kill(instance: &Instance) {
-    if let Some(process) = Pid::from_raw(instance.process as i32) {
-        // It may have ended by itself.
-        let _ = rustix::process::kill_process(process, Signal::KILL);
-    }
-}
-
-fn lock(asked: &Asked) -> std::sync::MutexGuard<'_, Option<Instant>> {
-    asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
