@@ -63,11 +63,12 @@ const DOWNLOADS: usize = 16;
 /// Disk space is given out in blocks of this many bytes, so rooms are rounded up to it.
 const DISK_BLOCK: u64 = 4096;
 
-/// Identity of a kept file: its session's `uid` and its name.
+/// Identity of a kept file: its session's `uid`, its name, and which making of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FileKey {
     session: u64,
     name: FileName,
+    making: u32,
 }
 
 impl FileKey {
@@ -76,6 +77,7 @@ impl FileKey {
         FileKey {
             session: file.origin.uid,
             name: file.name.clone(),
+            making: file.making,
         }
     }
 }

@@ -76,6 +76,9 @@ pub enum Error {
     /// The worker does not have the file any more.
     #[error("the worker dropped the file")]
     Gone,
+    /// The worker has only another making of the file; the name leads to that.
+    #[error("replaced by another making")]
+    Replaced,
     /// The bytes could not be had from the worker.
     #[error("worker: {0}")]
     Remote(String),
@@ -110,6 +113,7 @@ impl Error {
             Error::SmallBuffer => Errno::RANGE,
             Error::Deadline(_) => Errno::TIMEDOUT,
             Error::Gone => Errno::IO,
+            Error::Replaced => Errno::STALE,
             Error::Remote(_) => Errno::IO,
             Error::Internal(_) => Errno::IO,
         }

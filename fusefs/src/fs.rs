@@ -4,10 +4,12 @@
 //! * `fs/names.rs`: calls on directories.
 //! * `fs/content.rs`: open, read, write, release.
 //! * `fs/stream.rs`: reads past the cache.
+//! * `fs/renew.rs`: what a worker dropped and made again with other bytes.
 //! * `fs/xattr.rs`: extended attributes, the mount's own among them.
 
 mod content;
 mod names;
+mod renew;
 mod stream;
 mod xattr;
 
@@ -169,8 +171,7 @@ impl BeamFs {
                 if self.is_sessions(&parent, name) {
                     self.inodes.look_up(Key::Sessions, Node::Sessions)
                 } else if let Some(held) = self.held(dir, name) {
-                    let key = Key::Held(held.bound, held.file.name.to_string());
-                    self.inodes.look_up(key, Node::Held(held))
+                    self.inodes.look_up(Key::held(&held), Node::Held(held))
                 } else {
                     let (node, _) = dir.child(name)?;
                     self.inodes
@@ -188,8 +189,7 @@ impl BeamFs {
             Node::Session(session) => {
                 let file = name.to_str().and_then(|name| session.file(name));
                 let file = file.filter(|_| !session.is_gone()).ok_or(Error::NoName)?;
-                let key = Key::File(file.origin.uid, file.name.to_string());
-                self.inodes.look_up(key, Node::File(file))
+                self.inodes.look_up(Key::file(&file), Node::File(file))
             }
             Node::Held(_) | Node::File(_) => return Err(Error::NotDirectory),
         };
@@ -245,7 +245,7 @@ impl BeamFs {
     }
 
     fn held(&self, dir: &UpperNode, name: &OsStr) -> Option<Arc<HeldFile>> {
-        self.parts.bindings.get(dir.key())?.held(name.to_str()?)
+        self.parts.bindings.get(dir.key())?.present(name.to_str()?)
     }
 
     fn entry(&self, inode: &Inode) -> Result<Entry> {

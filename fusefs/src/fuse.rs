@@ -70,6 +70,7 @@ fn errno(error: &Error, call: &'static str, number: u64) -> Errno {
         | Error::NotYet
         | Error::Full
         | Error::Crowded
+        | Error::Replaced
         | Error::SmallBuffer => tracing::trace!(call, inode = number, %error, "failed"),
     }
     Errno::from_i32(error.errno().raw_os_error())

@@ -34,14 +34,26 @@ pub enum Node {
 pub enum Key {
     /// By the backing file system.
     Upper(UpperKey),
-    /// By binding and name.
-    Held(u64, String),
+    /// By binding, name, and which making of it.
+    Held(u64, String, u32),
     /// There is one.
     Sessions,
     /// By session.
     Session(u64),
-    /// By session and name.
-    File(u64, String),
+    /// By session, name, and which making of it.
+    File(u64, String, u32),
+}
+
+impl Key {
+    /// Key of a held file.
+    pub fn held(held: &HeldFile) -> Self {
+        Key::Held(held.bound, held.file.name.to_string(), held.file.making)
+    }
+
+    /// Key of a file under `sessions/`.
+    pub fn file(file: &RemoteFile) -> Self {
+        Key::File(file.origin.uid, file.name.to_string(), file.making)
+    }
 }
 
 /// How an inode is open. All opens of one inode must agree (`EIO` otherwise), except that a

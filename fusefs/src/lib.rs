@@ -41,7 +41,7 @@ use crate::{
     fs::{BeamFs, Parts},
     fuse::{Adapter, session},
     overlay::UpperNode,
-    remote::{Catalog, HttpSource},
+    remote::{Catalog, HttpSource, Stale},
     runtime::Crossing,
 };
 use fuser::INodeNo;
@@ -320,8 +320,8 @@ impl Prepared {
         } = self;
 
         let adapter = Adapter::new(fs.clone(), crossing.clone(), config.passthrough);
-        let (tell, ended) = std::sync::mpsc::channel();
-        catalog.tell_ended(tell);
+        let (tell, stale) = std::sync::mpsc::channel();
+        catalog.tell_stale(tell);
         let served = session::Served::start(
             adapter,
             &mountpoint,
@@ -333,13 +333,18 @@ impl Prepared {
             // A thread of its own: an invalidation may wait for a lock of the kernel.
             let fs = Arc::downgrade(&fs);
             std::thread::spawn(move || {
-                while let Ok(id) = ended.recv() {
+                while let Ok(stale) = stale.recv() {
                     let Some(fs) = fs.upgrade() else {
                         return;
                     };
-                    if let Some(number) = fs.sessions_number() {
-                        // The name's time runs out soon anyway.
-                        let _ = notifier.inval_entry(INodeNo(number), id.as_str().as_ref());
+                    let (number, name) = match stale {
+                        Stale::Session(id) => (fs.sessions_number(), id.as_str().to_owned()),
+                        Stale::Held(dev, ino, name) => (fs.upper_number(dev, ino), name),
+                    };
+                    drop(fs);
+                    if let Some(number) = number {
+                        // The kernel may not know the name; its time runs out anyway.
+                        let _ = notifier.inval_entry(INodeNo(number), name.as_ref());
                     }
                 }
             });

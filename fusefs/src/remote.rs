@@ -6,16 +6,18 @@
 mod catalog;
 mod events;
 mod health;
+mod session;
 
-pub use catalog::{Catalog, Origin, RemoteFile, Session, Worker};
+pub use catalog::{Catalog, Stale, Worker};
+pub use session::{Origin, RemoteFile, Session};
 
 use crate::config::{RemoteConfig, Secret, WorkerUrl};
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream::BoxStream};
-use plexbeam_api::{FileName, Id, Segment, route, session::Health};
+use plexbeam_api::{FileName, Id, Segment, route, segment::Digest, session::Health};
 use reqwest::{
     Method, RequestBuilder, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, RANGE},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, IF_MATCH, RANGE},
 };
 use serde::de::DeserializeOwned;
 use std::{sync::Arc, time::Duration};
@@ -39,6 +41,9 @@ pub enum FetchError {
     /// 404 or 410: the session or file is not there and will not come back.
     #[error("the worker does not have it")]
     Gone,
+    /// 412: the worker dropped what was announced and made it again, with other bytes.
+    #[error("the worker has only another making of it")]
+    Replaced,
     /// 409: announced and not complete. A worker that keeps the contract does not say so.
     #[error("not complete yet")]
     NotYet,
@@ -64,6 +69,7 @@ impl FetchError {
             FetchError::Status(status) => *status >= 500,
             FetchError::Refused
             | FetchError::Gone
+            | FetchError::Replaced
             | FetchError::Damaged(_)
             | FetchError::Local(_) => false,
         }
@@ -101,6 +107,12 @@ pub trait SegmentSource: Send + Sync + 'static {
         file: &'a RemoteFile,
         range: Option<(u64, u64)>,
     ) -> BoxFuture<'a, Result<Body, FetchError>>;
+
+    /// Size and digest of the making that the worker has now; after [`FetchError::Replaced`].
+    fn present<'a>(
+        &'a self,
+        file: &'a RemoteFile,
+    ) -> BoxFuture<'a, Result<(u64, Digest), FetchError>>;
 }
 
 /// Workers over HTTP.
@@ -214,16 +226,21 @@ impl HttpSource {
             .boxed())
     }
 
+    /// `making`: size and digest of the one that is wanted; `None` takes any.
     async fn body(
         &self,
         origin: &Origin,
         name: &FileName,
-        size: Option<u64>,
+        making: Option<(u64, &Digest)>,
         range: Option<(u64, u64)>,
     ) -> Result<Body, FetchError> {
         let path = route::session_file(&origin.session, name);
         let token = origin.token();
         let mut request = self.request(Method::GET, origin.worker, &path, token.as_ref());
+        let size = making.map(|(size, _)| size);
+        if let Some((_, digest)) = making {
+            request = request.header(IF_MATCH, digest.etag());
+        }
         if let Some((start, len)) = range {
             request = request.header(RANGE, format!("bytes={start}-{}", start + len - 1));
         }
@@ -262,9 +279,37 @@ impl SegmentSource for HttpSource {
         file: &'a RemoteFile,
         range: Option<(u64, u64)>,
     ) -> BoxFuture<'a, Result<Body, FetchError>> {
-        // A playlist may have changed since it was announced.
-        let size = (!file.is_mutable()).then(|| file.size());
-        Box::pin(self.body(&file.origin, &file.name, size, range))
+        Box::pin(async move {
+            let segment = file.segment();
+            // A playlist may have changed since it was announced.
+            let making = (!file.is_mutable()).then_some((segment.size, &segment.digest));
+            self.body(&file.origin, &file.name, making, range).await
+        })
+    }
+
+    fn present<'a>(
+        &'a self,
+        file: &'a RemoteFile,
+    ) -> BoxFuture<'a, Result<(u64, Digest), FetchError>> {
+        Box::pin(async move {
+            let path = route::session_file(&file.origin.session, &file.name);
+            let token = file.origin.token();
+            let request = self.request(Method::HEAD, file.origin.worker, &path, token.as_ref());
+            let response = request.timeout(SMALL_REQUEST).send().await?;
+            if response.status() == StatusCode::GONE {
+                // Dropped again meanwhile: whoever asks for its bytes has it made once more.
+                return Err(FetchError::Busy);
+            }
+            check(response.status())?;
+            let length = response.headers().get(CONTENT_LENGTH);
+            let size = length.and_then(|value| value.to_str().ok()?.parse().ok());
+            match (size, repr_digest(response.headers())) {
+                (Some(size), Some(digest)) => Ok((size, Digest(digest))),
+                (None, _) | (_, None) => {
+                    Err(FetchError::Damaged("its length or digest is missing"))
+                }
+            }
+        })
     }
 }
 
@@ -274,6 +319,7 @@ fn check(status: StatusCode) -> Result<(), FetchError> {
         401 | 403 => Err(FetchError::Refused),
         404 | 410 => Err(FetchError::Gone),
         409 => Err(FetchError::NotYet),
+        412 => Err(FetchError::Replaced),
         429 | 503 => Err(FetchError::Busy),
         other => Err(FetchError::Status(other)),
     }
@@ -343,6 +389,20 @@ pub fn start(
     }
 }
 
+/// The file that takes the place of this one, of which the worker has only another making.
+pub async fn renew(
+    source: &dyn SegmentSource,
+    catalog: &Catalog,
+    file: &RemoteFile,
+) -> Result<Arc<RemoteFile>, FetchError> {
+    let session = catalog.of(&file.origin).ok_or(FetchError::Gone)?;
+    if let Some(present) = session.other_than(file) {
+        return Ok(present);
+    }
+    let (size, digest) = source.present(file).await?;
+    Ok(session.renew(file, size, digest))
+}
+
 /// Learns a session's files now instead of waiting for the event stream; for a session that was
 /// bound just now.
 pub async fn learn(source: &HttpSource, session: &Session) {
@@ -367,7 +427,6 @@ pub fn same_session(origin: &Origin, worker: usize, session: &Id) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use plexbeam_api::segment::Digest;
 
     #[test]
     fn a_repr_digest_is_read_as_hex() {

@@ -1,5 +1,6 @@
 //! PlexBeam end to end, one module per behaviour.
 
+mod again;
 mod bad;
 #[path = "../browser/mod.rs"]
 mod browser;

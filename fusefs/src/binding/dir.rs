@@ -11,7 +11,7 @@ use crate::{
     config::Secret,
     error::{Error, Result},
     overlay::UpperNode,
-    remote::{RemoteFile, Session, same_session},
+    remote::{RemoteFile, Session, Stale, same_session},
 };
 use parking_lot::{Mutex, MutexGuard};
 use plexbeam_api::{
@@ -231,6 +231,40 @@ impl BoundDir {
         self.state.lock().held.get(name).cloned()
     }
 
+    /// The held file of this name, or its later making where the worker has only that: then the name
+    /// leads there from now on.
+    pub fn present(&self, name: &str) -> Option<Arc<HeldFile>> {
+        let held = self.held(name)?;
+        if !held.file.is_replaced() {
+            return Some(held);
+        }
+        let catalog = &self.context.catalog;
+        let session = catalog.of(&held.file.origin);
+        let Some(file) = session.and_then(|session| session.other_than(&held.file)) else {
+            // Its session ended meanwhile.
+            return Some(held);
+        };
+        let renewed = Arc::new(HeldFile {
+            file,
+            since: SystemTime::now(),
+            owner: self.owner,
+            bound: self.uid,
+        });
+        {
+            let mut state = self.state.lock();
+            let current = state.held.get(name)?;
+            if !Arc::ptr_eq(current, &held) {
+                return Some(current.clone());
+            }
+            state.note(&held_line(&renewed));
+            state.held.insert(name.to_owned(), renewed.clone());
+        }
+        self.context.cache.remove(&FileKey::of(&held.file));
+        let (dev, ino) = self.dir.key().numbers();
+        catalog.is_stale(Stale::Held(dev, ino, name.to_owned()));
+        Some(renewed)
+    }
+
     /// All held files in the order of their names.
     pub fn list(&self) -> Vec<Arc<HeldFile>> {
         self.state.lock().held.values().cloned().collect()
@@ -417,19 +451,13 @@ impl BoundDir {
                 self.context
                     .cache
                     .set_rank(&FileKey::of(file), rank, Some(self.uid));
-                let since = SystemTime::now();
-                state.note(&Line::Held {
-                    segment: (*segment).clone(),
-                    since_ms: since
-                        .duration_since(UNIX_EPOCH)
-                        .map_or(0, |age| age.as_millis() as u64),
-                });
                 let held = HeldFile {
                     file: file.clone(),
-                    since,
+                    since: SystemTime::now(),
                     owner: self.owner,
                     bound: self.uid,
                 };
+                state.note(&held_line(&held));
                 state.held.insert(name.to_owned(), Arc::new(held));
                 state.changed_at = SystemTime::now();
             }
@@ -461,6 +489,16 @@ pub(super) fn rank_of(kind: SegmentKind) -> Rank {
 #[derive(Debug)]
 pub struct Claim<'a> {
     _state: MutexGuard<'a, State>,
+}
+
+fn held_line(held: &HeldFile) -> Line {
+    Line::Held {
+        segment: (*held.file.segment()).clone(),
+        since_ms: held
+            .since
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |age| age.as_millis() as u64),
+    }
 }
 
 fn describe(held: &HeldFile) -> Held {

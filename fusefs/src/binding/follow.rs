@@ -6,7 +6,7 @@
 use super::{BoundDir, pattern::fits};
 use crate::{
     cache::{Room, Want},
-    remote::{FetchError, HttpSource, RemoteFile, Session, learn},
+    remote::{FetchError, HttpSource, RemoteFile, Session, learn, renew},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -79,13 +79,27 @@ impl BoundDir {
     }
 
     /// Holds one file and shows it. Ends when it is shown or will never be.
-    async fn hold(self: Arc<Self>, epoch: u64, file: Arc<RemoteFile>, mut room: Option<Room>) {
+    async fn hold(self: Arc<Self>, epoch: u64, mut file: Arc<RemoteFile>, mut room: Option<Room>) {
         let cache = &self.context.cache;
         let mut pause = Duration::from_millis(200);
         loop {
             let outcome = match room.take() {
                 Some(room) => cache.fetch(&file, room).await.map(Some),
                 None => cache.examine(&file).await.map(|()| None),
+            };
+            let outcome = match outcome {
+                // Nobody was told of it yet, so that any making will do.
+                Err(FetchError::Replaced) => {
+                    let (source, catalog) = (&*self.context.source, &self.context.catalog);
+                    match renew(source, catalog, &file).await {
+                        Ok(present) => {
+                            file = present;
+                            Err(FetchError::Busy)
+                        }
+                        Err(error) => Err(error),
+                    }
+                }
+                other => other,
             };
             let (session, name) = (&file.origin.session, &file.name);
             match outcome {

@@ -145,6 +145,9 @@ impl BeamFs {
         if flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC) {
             return Err(Error::WorkerMade);
         }
+        if file.is_replaced() {
+            return Err(Error::Replaced);
+        }
         // Before the question whether it is still held: a removal takes the name first.
         let here = if file.is_mutable() {
             None
@@ -294,7 +297,7 @@ impl BeamFs {
             }
         }
         let (cache, source) = (self.parts.cache.clone(), self.parts.source.clone());
-        let deadline = self.parts.read_deadline;
+        let (deadline, renewal) = (self.parts.read_deadline, self.renewal());
         Ok(Answer::Later(Box::pin(async move {
             let Handle::Remote(remote) = &*handle else {
                 return Err(Error::Internal("a handle changed its kind"));
@@ -326,6 +329,13 @@ impl BeamFs {
                             Ok(Got::NoRoom) => read_past(&*source, remote, offset, len).await,
                             Err(error) => Err(error),
                         }
+                    };
+                    let outcome = match outcome {
+                        Err(FetchError::Replaced) => match renewal.of(remote).await {
+                            Ok(error) => return Err(error),
+                            Err(error) => Err(error),
+                        },
+                        other => other,
                     };
                     match outcome {
                         Ok(bytes) => return Ok(bytes),

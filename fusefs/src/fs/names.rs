@@ -275,7 +275,7 @@ impl BeamFs {
                 }
                 for held in &held {
                     let name = held.file.name.as_str();
-                    let key = Key::Held(held.bound, name.to_owned());
+                    let key = Key::held(held);
                     names.push(entry(Some(key), FileType::RegularFile, name.as_ref()));
                 }
                 if is_root {
@@ -294,7 +294,7 @@ impl BeamFs {
             Node::Session(session) if !session.is_gone() => {
                 for file in session.since(0) {
                     let name = file.name.as_str();
-                    let key = Key::File(file.origin.uid, name.to_owned());
+                    let key = Key::file(&file);
                     names.push(entry(Some(key), FileType::RegularFile, name.as_ref()));
                 }
             }

@@ -1,241 +1,23 @@
 //! What the workers have, as their event streams tell it. Reading it never waits.
 
-use crate::config::{Secret, WorkerUrl};
-use parking_lot::{Mutex, RwLock};
-use plexbeam_api::{FileName, Id, Segment, SessionStatus, mount::WorkerRow, segment::SegmentKind};
+use super::{Origin, Session};
+use crate::config::WorkerUrl;
+use parking_lot::Mutex;
+use plexbeam_api::{Id, Segment, SessionStatus, mount::WorkerRow};
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
-    },
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, OnceLock, mpsc},
+    time::{Duration, Instant},
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-/// Where a session's files come from. One per session and start of its worker.
+/// A name that the kernel may remember and that is not what it was.
 #[derive(Debug)]
-pub struct Origin {
-    /// Never reused within this process.
-    pub uid: u64,
-    /// Position of the worker in the configuration.
-    pub worker: usize,
-    /// Session on that worker.
-    pub session: Id,
-    token: Mutex<Option<Secret>>,
-    gone: AtomicBool,
-}
-
-impl Origin {
-    /// The worker does not have the session any more: what is kept of it is the only copy.
-    pub fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
-    }
-
-    /// The session's own token, when a binding brought it.
-    pub fn token(&self) -> Option<Secret> {
-        self.token.lock().clone()
-    }
-
-    /// Keeps the token that a binding brought.
-    pub fn set_token(&self, token: Secret) {
-        *self.token.lock() = Some(token);
-    }
-}
-
-/// One finished file of a session.
-#[derive(Debug)]
-pub struct RemoteFile {
-    /// Whose file.
-    pub origin: Arc<Origin>,
-    /// Its name there.
-    pub name: FileName,
-    /// When this mount learned of it.
-    pub seen: SystemTime,
-    segment: RwLock<Arc<Segment>>,
-}
-
-impl RemoteFile {
-    /// A file as a worker announced it.
-    pub fn new(origin: Arc<Origin>, segment: Segment) -> Self {
-        RemoteFile {
-            origin,
-            name: segment.name.clone(),
-            seen: SystemTime::now(),
-            segment: RwLock::new(Arc::new(segment)),
-        }
-    }
-
-    /// What was announced last; changes for playlists only.
-    pub fn segment(&self) -> Arc<Segment> {
-        self.segment.read().clone()
-    }
-
-    /// Size in bytes, as announced last.
-    pub fn size(&self) -> u64 {
-        self.segment.read().size
-    }
-
-    /// True for playlists: each publication replaces the one before.
-    pub fn is_mutable(&self) -> bool {
-        self.segment.read().kind == SegmentKind::Playlist
-    }
-}
-
-#[derive(Debug, Default)]
-struct Files {
-    in_order: Vec<Arc<RemoteFile>>,
-    by_name: HashMap<FileName, usize>,
-    status: Option<SessionStatus>,
-    /// The worker itself told of it, so that `sessions/` shows it.
-    confirmed: bool,
-}
-
-/// One session of a worker.
-#[derive(Debug)]
-pub struct Session {
-    /// Where its files come from.
-    pub origin: Arc<Origin>,
-    /// When this mount learned of it.
-    pub seen: SystemTime,
-    files: Mutex<Files>,
-    version: watch::Sender<u64>,
-}
-
-impl Session {
-    fn new(worker: usize, session: Id) -> Arc<Self> {
-        static UIDS: AtomicU64 = AtomicU64::new(1);
-        Arc::new(Session {
-            origin: Arc::new(Origin {
-                uid: UIDS.fetch_add(1, Ordering::Relaxed),
-                worker,
-                session,
-                token: Mutex::new(None),
-                gone: AtomicBool::new(false),
-            }),
-            seen: SystemTime::now(),
-            files: Mutex::default(),
-            version: watch::Sender::new(0),
-        })
-    }
-
-    /// A session that no worker told of.
-    #[cfg(test)]
-    pub(crate) fn for_test(session: &str) -> Arc<Self> {
-        Session::new(0, session.parse().unwrap())
-    }
-
-    fn bump(&self) {
-        self.version.send_modify(|version| *version += 1);
-    }
-
-    /// Wakes at every change from now on.
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
-    }
-
-    /// Takes a file in; known ones are left alone, except playlists.
-    pub fn add(&self, segment: Segment) {
-        {
-            let mut files = self.files.lock();
-            files.confirmed = true;
-            match files.by_name.get(&segment.name) {
-                Some(&at) => {
-                    let known = &files.in_order[at];
-                    if segment.kind != SegmentKind::Playlist || !known.is_mutable() {
-                        return;
-                    }
-                    *known.segment.write() = Arc::new(segment);
-                }
-                None => {
-                    let at = files.in_order.len();
-                    files.by_name.insert(segment.name.clone(), at);
-                    files
-                        .in_order
-                        .push(Arc::new(RemoteFile::new(self.origin.clone(), segment)));
-                }
-            }
-        }
-        self.bump();
-    }
-
-    /// A file that an earlier instance held. The worker itself has not told of it.
-    pub fn presume(&self, segment: Segment) -> Arc<RemoteFile> {
-        let mut files = self.files.lock();
-        if let Some(&at) = files.by_name.get(&segment.name) {
-            return files.in_order[at].clone();
-        }
-        let at = files.in_order.len();
-        files.by_name.insert(segment.name.clone(), at);
-        let file = Arc::new(RemoteFile::new(self.origin.clone(), segment));
-        files.in_order.push(file.clone());
-        file
-    }
-
-    fn set_status(&self, status: SessionStatus) {
-        {
-            let mut files = self.files.lock();
-            files.confirmed = true;
-            files.status = Some(status);
-        }
-        self.bump();
-    }
-
-    /// The worker does not have it any more.
-    pub fn set_gone(&self) {
-        self.origin.gone.store(true, Ordering::Release);
-        self.bump();
-    }
-
-    /// The worker does not have it any more.
-    pub fn is_gone(&self) -> bool {
-        self.origin.is_gone()
-    }
-
-    /// No further file will come. All files that did come are in the list by then.
-    pub fn is_over(&self) -> bool {
-        let files = self.files.lock();
-        self.is_gone()
-            || files
-                .status
-                .as_ref()
-                .is_some_and(|status| status.state.is_end())
-    }
-
-    /// Seconds since the epoch at which the worker made it.
-    pub fn created_at(&self) -> Option<u64> {
-        self.files
-            .lock()
-            .status
-            .as_ref()
-            .map(|status| status.created_at)
-    }
-
-    /// Files from this position on, in the order of their announcement.
-    pub fn since(&self, position: usize) -> Vec<Arc<RemoteFile>> {
-        self.files
-            .lock()
-            .in_order
-            .get(position..)
-            .unwrap_or_default()
-            .to_vec()
-    }
-
-    /// The file of this name.
-    pub fn file(&self, name: &str) -> Option<Arc<RemoteFile>> {
-        let name = name.parse::<FileName>().ok()?;
-        let files = self.files.lock();
-        files
-            .by_name
-            .get(&name)
-            .map(|&at| files.in_order[at].clone())
-    }
-
-    fn is_shown(&self) -> bool {
-        let files = self.files.lock();
-        files.confirmed && !self.is_gone()
-    }
+pub enum Stale {
+    /// A session of `sessions/` is gone.
+    Session(Id),
+    /// A file of the upper directory with these numbers of device and inode is another now.
+    Held(u64, u64, String),
 }
 
 #[derive(Debug, Default)]
@@ -270,7 +52,7 @@ pub struct Catalog {
     workers: Vec<Worker>,
     /// Age after which an answer to `/health` no longer counts.
     stale: Duration,
-    ended: OnceLock<mpsc::Sender<Id>>,
+    stale_names: OnceLock<mpsc::Sender<Stale>>,
     health_seen: Notify,
 }
 
@@ -284,23 +66,35 @@ impl Catalog {
         Arc::new(Catalog {
             workers: workers.collect(),
             stale: health_every * 4,
-            ended: OnceLock::new(),
+            stale_names: OnceLock::new(),
             health_seen: Notify::new(),
         })
     }
 
-    /// Where ended sessions are told; once.
-    pub fn tell_ended(&self, to: mpsc::Sender<Id>) {
+    /// Where names are told that the kernel must not remember; once.
+    pub fn tell_stale(&self, to: mpsc::Sender<Stale>) {
         // A second receiver would be a fault of the composition; the first one stays.
-        let _ = self.ended.set(to);
+        let _ = self.stale_names.set(to);
+    }
+
+    /// The kernel must not remember this name.
+    pub fn is_stale(&self, name: Stale) {
+        if let Some(to) = self.stale_names.get() {
+            // The receiver ends only with the mount.
+            let _ = to.send(name);
+        }
     }
 
     fn ended(&self, session: &Session) {
         session.set_gone();
-        if let Some(to) = self.ended.get() {
-            // The receiver ends only with the mount.
-            let _ = to.send(session.origin.session.clone());
-        }
+        self.is_stale(Stale::Session(session.origin.session.clone()));
+    }
+
+    /// The session that a file comes from, while its worker has it.
+    pub fn of(&self, origin: &Origin) -> Option<Arc<Session>> {
+        let known = self.workers[origin.worker].known.lock();
+        let session = known.sessions.get(&origin.session)?;
+        (session.origin.uid == origin.uid).then(|| session.clone())
     }
 
     /// Position of the worker with this id.

@@ -73,6 +73,35 @@ fn wait_held(dir: &Path, name: &str) {
     });
 }
 
+/// What was made again with other bytes is what the next instance shows.
+#[test]
+fn a_new_making_outlives_its_instance() {
+    if !can_mount() {
+        return;
+    }
+    let worker = FakeWorker::start("worker-1");
+    let mut place = Place::new(&worker);
+    place.config.cache.ceiling = 128 << 10;
+    let mounted = place.mount();
+    worker.new_session("s1");
+    let dir = place.path().join("play");
+    bind(&dir, "s1");
+    for number in 1..=3 {
+        worker.publish_media("s1", 0, number, 60_000);
+        wait_held(&dir, &media_name(0, number));
+        fs::read(dir.join(media_name(0, number))).unwrap();
+    }
+    let path = dir.join(media_name(0, 1));
+    let new = bytes_of(77, 61_000);
+    worker.remake("s1", &media_name(0, 1), &new);
+    assert_eq!(errno(fs::read(&path)), Errno::STALE);
+    assert!(fs::read(&path).unwrap() == new);
+    mounted.unmount();
+    let _mounted = place.mount();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 61_000);
+    assert!(fs::read(&path).unwrap() == new);
+}
+
 #[test]
 fn held_files_outlive_their_instance_and_their_worker() {
     if !can_mount() {

@@ -2,6 +2,7 @@
 //! that is missing they say so loudly and do nothing.
 
 mod adopt;
+mod again;
 mod apart;
 mod binding;
 mod cache;

@@ -119,6 +119,22 @@ const PROMISES: &[(&str, &[(&str, &str)])] = &[
         &[(FAULTS, "faults_while_a_held_file_comes_again")],
     ),
     (
+        "A segment that the worker has dropped, too, is made again when it is read: the same frames and \
+         times, but other bytes where the video is encoded.",
+        &[(
+            AGAIN_PLAYED,
+            "a_segment_made_again_is_a_whole_file_with_the_same_pictures",
+        )],
+    ),
+    (
+        "It is a new file then, with another inode, size and digest: who had the first one open reads \
+         `ESTALE` instead of parts of both, and the next open has the new one whole.",
+        &[
+            (AGAIN, "the_new_making_is_a_file_of_its_own"),
+            (AGAIN, "no_reader_gets_a_mixture"),
+        ],
+    ),
+    (
         "in the mount shows every session of the workers, read-only, for a look by hand and for jobs that \
          were posted without Plex.",
         &[(SESSIONS, "sessions_show_all_files_and_fetch_them_when_read")],
@@ -152,6 +168,8 @@ const PROMISES: &[(&str, &[(&str, &str)])] = &[
 ];
 
 const ADOPT: &str = "fusefs/tests/mount/adopt.rs";
+const AGAIN: &str = "fusefs/tests/mount/again.rs";
+const AGAIN_PLAYED: &str = "tests/e2e/again.rs";
 const BINDING: &str = "fusefs/tests/mount/binding.rs";
 const CACHE: &str = "fusefs/tests/mount/cache.rs";
 const CROWD: &str = "fusefs/tests/mount/crowd.rs";

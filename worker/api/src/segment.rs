@@ -1,5 +1,6 @@
 //! A finished file of a session. What is described here is complete and never changes its bytes,
-//! except [`SegmentKind::Playlist`].
+//! except [`SegmentKind::Playlist`]. A segment that a worker dropped and made again is another file
+//! under the same name: its digest tells the makings apart.
 
 use crate::{FileName, Id};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,12 @@ impl Digest {
             text.push_str(&format!("{byte:02x}"));
         }
         Digest(text)
+    }
+
+    /// The strong entity tag (RFC 9110 8.8.3) under which a worker sends the bytes of this digest.
+    /// `If-Match` with it asks for these and no other making of the file.
+    pub fn etag(&self) -> String {
+        format!("\"{}\"", self.0)
     }
 }
 

@@ -1,4 +1,7 @@
 //! The bytes of a finished file: whole or one range, with a strong `ETag` and `Repr-Digest`.
+//!
+//! A dropped segment that was made again has a new `ETag`. Who began with the first making asks on
+//! with `If-Match`, and is refused (412) rather than given bytes of another.
 
 use super::{App, FilePath};
 use crate::{error::Refusal, store::Reading};
@@ -37,7 +40,15 @@ pub(super) async fn file(
         _ => app.registry.read(&session, &name).await?,
     };
     let segment = reading.segment().clone();
-    let etag = format!("\"{}\"", segment.digest.0);
+    let etag = segment.digest.etag();
+    if !may_match(&headers, &etag) {
+        let detail = format!("{name} was made again and has other bytes now");
+        let mut refusal = Refusal::new(Kind::Conflict, detail)
+            .with_status(StatusCode::PRECONDITION_FAILED)
+            .into_response();
+        put(&mut refusal, header::ETAG, &etag);
+        return Ok(refusal);
+    }
     let mut response = if none_match(&headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -128,15 +139,26 @@ fn content_type(name: &FileName) -> &'static str {
     }
 }
 
+/// `If-Match` is not there or names this entity (RFC 9110 13.1.1, strong comparison).
+fn may_match(headers: &HeaderMap, etag: &str) -> bool {
+    !headers.contains_key(header::IF_MATCH)
+        || tags(headers, &header::IF_MATCH).any(|tag| tag == "*" || tag == etag)
+}
+
 /// `If-None-Match` names this entity (RFC 9110 13.1.2, weak comparison).
 fn none_match(headers: &HeaderMap, etag: &str) -> bool {
+    tags(headers, &header::IF_NONE_MATCH)
+        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// The entity tags of a header, in all its lines; ours have no comma within.
+fn tags<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
-        .get_all(header::IF_NONE_MATCH)
+        .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(str::trim)
-        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -307,6 +329,29 @@ mod tests {
             "bytes=99999999999999999999-",
         ] {
             assert_eq!(range(ignored, 10), Wanted::All, "{ignored}");
+        }
+    }
+
+    #[test]
+    fn if_match_is_strong() {
+        let fits = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::IF_MATCH, HeaderValue::from_static(line));
+            }
+            may_match(&headers, "\"e\"")
+        };
+        assert!(fits(&[]));
+        for all in [
+            &["\"e\""][..],
+            &["*"],
+            &["\"f\", \"e\""],
+            &["\"f\"", "W/\"e\",\"e\""],
+        ] {
+            assert!(fits(all), "{all:?}");
+        }
+        for none in [&["\"f\""][..], &["W/\"e\""], &["e"], &[""]] {
+            assert!(!fits(none), "{none:?}");
         }
     }
 

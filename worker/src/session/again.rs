@@ -2,8 +2,8 @@
 //!
 //! One number of a session is made by one child at a time, whoever asks; over all sessions one child
 //! at a time makes files again, beside the places of the jobs, so that neither starves the other. The
-//! frames are those of the first time, the bytes need not be: then the file's `ETag` and
-//! `Repr-Digest` are new ones, and a reader of the old bytes can tell.
+//! frames are those of the first time, the bytes need not be: then it is another file, with an
+//! `ETag` and a `Repr-Digest` of its own, and who asks for the first one by `If-Match` is refused.
 
 use super::{
     Registry, Session,

@@ -52,6 +52,27 @@ async fn a_dropped_segment_comes_again_for_all_who_ask() {
     let rest = [("range", "bytes=100-"), ("if-range", if_old.as_str())];
     let reply = bench.call_with(Method::GET, &path(0), "", &rest).await;
     assert_eq!(reply.status, StatusCode::OK, "whole, not the rest");
+    // Who names the making that is wanted gets that one or none (RFC 9110 13.1.1).
+    let new = replies[0].header("etag").to_owned();
+    for method in [Method::GET, Method::HEAD] {
+        let reply = bench
+            .call_with(method, &path(0), "", &[("if-match", &if_old)])
+            .await;
+        assert_eq!(reply.status, StatusCode::PRECONDITION_FAILED);
+        assert_eq!(reply.header("etag"), new);
+    }
+    let rest = [("range", "bytes=100-"), ("if-match", if_old.as_str())];
+    let reply = bench.call_with(Method::GET, &path(0), "", &rest).await;
+    assert_eq!(reply.status, StatusCode::PRECONDITION_FAILED);
+    let rest = [("range", "bytes=100-"), ("if-match", new.as_str())];
+    let reply = bench.call_with(Method::GET, &path(0), "", &rest).await;
+    assert_eq!(reply.status, StatusCode::PARTIAL_CONTENT);
+    assert_eq!(reply.body, again[100..]);
+    // One that is dropped is made again to know.
+    let reply = bench
+        .call_with(Method::GET, &path(1), "", &[("if-match", "\"none\"")])
+        .await;
+    assert_eq!(reply.status, StatusCode::PRECONDITION_FAILED);
     // The job's own history is as it was, and it has ended.
     let status = bench.peek("j").await.unwrap();
     assert_eq!(
