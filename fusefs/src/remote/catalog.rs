@@ -5,7 +5,7 @@ use crate::config::WorkerUrl;
 use parking_lot::Mutex;
 use plexbeam_api::{Id, Segment, SessionStatus, mount::WorkerRow};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, OnceLock, mpsc},
     time::{Duration, Instant},
 };
@@ -25,9 +25,43 @@ struct Known {
     id: Option<Id>,
     boot: Option<Id>,
     sessions: HashMap<Id, Arc<Session>>,
-    /// Sessions that ended on the present connection; a listing under way may still name them.
-    ended: HashSet<Id>,
+    ended: Ended,
     health: Health,
+}
+
+/// Most ended sessions that are remembered for words that come late.
+const ENDED: usize = 256;
+
+/// Sessions that ended on the present connection, the last ones: late words must not bring them back.
+/// A listing under way may name any of them, so that meanwhile none is forgotten.
+#[derive(Debug, Default)]
+struct Ended {
+    known: HashSet<Id>,
+    in_order: VecDeque<Id>,
+    listing: bool,
+}
+
+impl Ended {
+    fn add(&mut self, id: &Id) {
+        if self.known.insert(id.clone()) {
+            self.in_order.push_back(id.clone());
+        }
+        self.trim();
+    }
+
+    fn remove(&mut self, id: &Id) {
+        if self.known.remove(id) {
+            self.in_order.retain(|other| other != id);
+        }
+    }
+
+    fn trim(&mut self) {
+        while !self.listing && self.in_order.len() > ENDED {
+            if let Some(oldest) = self.in_order.pop_front() {
+                self.known.remove(&oldest);
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -176,7 +210,10 @@ impl Catalog {
     pub(super) fn hello(&self, worker: usize, id: Id, boot: &Id) -> Vec<Id> {
         let lost = {
             let mut known = self.workers[worker].known.lock();
-            known.ended.clear();
+            known.ended = Ended {
+                listing: true,
+                ..Ended::default()
+            };
             known.id = Some(id);
             if known
                 .boot
@@ -205,7 +242,7 @@ impl Catalog {
     pub(super) fn listed(&self, worker: usize, status: SessionStatus, files: Vec<Segment>) {
         let session = {
             let mut known = self.workers[worker].known.lock();
-            if known.ended.contains(&status.session) {
+            if known.ended.known.contains(&status.session) {
                 return;
             }
             let id = status.session.clone();
@@ -224,12 +261,19 @@ impl Catalog {
         }
     }
 
+    /// The listing that follows a connection's begin is in.
+    pub(super) fn all_listed(&self, worker: usize) {
+        let mut known = self.workers[worker].known.lock();
+        known.ended.listing = false;
+        known.ended.trim();
+    }
+
     /// The worker told of a session's state. One that ended may come again under its id, but not by
     /// a late word of its end.
     pub(super) fn status(&self, worker: usize, status: SessionStatus) {
         {
             let mut known = self.workers[worker].known.lock();
-            if known.ended.contains(&status.session) {
+            if known.ended.known.contains(&status.session) {
                 if status.state.is_end() {
                     return;
                 }
@@ -241,7 +285,13 @@ impl Catalog {
 
     /// The worker told of a file.
     pub(super) fn segment(&self, worker: usize, session: &Id, segment: Segment) {
-        if !self.workers[worker].known.lock().ended.contains(session) {
+        if !self.workers[worker]
+            .known
+            .lock()
+            .ended
+            .known
+            .contains(session)
+        {
             self.session(worker, session).add(segment);
         }
     }
@@ -250,7 +300,7 @@ impl Catalog {
     pub(super) fn end(&self, worker: usize, id: &Id) {
         let session = {
             let mut known = self.workers[worker].known.lock();
-            known.ended.insert(id.clone());
+            known.ended.add(id);
             known.sessions.remove(id)
         };
         if let Some(session) = session {
@@ -330,5 +380,35 @@ impl Catalog {
             .collect();
         rows.sort_by_key(|row| (!row.live, std::cmp::Reverse(row.free)));
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> Id {
+        format!("s{number}").parse().unwrap()
+    }
+
+    #[test]
+    fn ended_sessions_are_forgotten_but_not_under_a_listing() {
+        let url = "http://127.0.0.1:1".parse().unwrap();
+        let catalog = Catalog::new(&[url], Duration::from_secs(1));
+        let remembered = || catalog.workers[0].known.lock().ended.known.len();
+        catalog.hello(0, id(0), &id(0));
+        for number in 0..1000 {
+            catalog.end(0, &id(number));
+        }
+        assert_eq!(remembered(), 1000);
+        catalog.all_listed(0);
+        assert_eq!(remembered(), ENDED);
+        for number in 1000..3000 {
+            catalog.end(0, &id(number));
+        }
+        assert_eq!(remembered(), ENDED);
+        let ended = &catalog.workers[0].known.lock().ended;
+        assert!(ended.known.contains(&id(2999)) && !ended.known.contains(&id(0)));
+        assert_eq!(ended.in_order.len(), ENDED);
     }
 }

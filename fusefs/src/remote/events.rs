@@ -115,6 +115,7 @@ async fn list(source: &HttpSource, catalog: &Catalog, worker: usize, expected: V
             break;
         }
     }
+    catalog.all_listed(worker);
 }
 
 /// Server-sent events out of chunks: only `data:` matters here; the JSON in it names its kind.
