@@ -155,4 +155,61 @@ mod tests {
         assert_eq!(argument(text, "overrides").as_deref(), Some("A=yes,B"));
         assert_eq!(argument(text, "fonts_dir"), None);
     }
+
+    /// ffmpeg-utils, "Quoting and escaping": between quotes everything stands for itself, a backslash
+    /// too. The graph takes away one layer, the option list the next.
+    #[test]
+    fn quotes_protect_on_each_layer() {
+        for (text, path) in [
+            (r"font_path='/Fonts/My\:1.otf':margin=3", "/Fonts/My:1.otf"),
+            (r"font_path=\'/Fonts/A:B.otf\':margin=3", "/Fonts/A:B.otf"),
+            (r"font_path=\'/F/a\\\':margin=3", r"/F/a\"),
+            (r"margin=3:font_path='/a b'", "/a b"),
+        ] {
+            assert_eq!(argument(text, "font_path").as_deref(), Some(path), "{text}");
+        }
+    }
+
+    /// Files of these sizes.
+    struct Fonts(&'static [(&'static str, usize)]);
+
+    impl Files for Fonts {
+        fn readable_size(&self, path: &Path) -> std::io::Result<u64> {
+            self.read(path).map(|data| data.len() as u64)
+        }
+        fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+            let name = path.file_name().and_then(|n| n.to_str());
+            let known = self.0.iter().find(|(known, _)| Some(*known) == name);
+            let (_, size) = known.ok_or(std::io::ErrorKind::NotFound)?;
+            Ok(vec![0; *size])
+        }
+        fn list(&self, folder: &Path) -> Vec<PathBuf> {
+            self.0.iter().map(|(name, _)| folder.join(name)).collect()
+        }
+    }
+
+    fn carried(graph: &str, files: &Fonts) -> Vec<String> {
+        let fonts = fonts(&[graph.to_owned()], &[], files);
+        fonts.into_iter().map(|font| font.path).collect()
+    }
+
+    #[test]
+    fn each_font_travels_once_while_there_is_room() {
+        let two = "inlineass=font_path=/f/a.ttf[0];[0]inlineass=font_path=/f/b.ttf[1];\
+                   [1]inlineass=font_path=/f/a.ttf";
+        let small = Fonts(&[("a.ttf", 9), ("b.ttf", 9)]);
+        assert_eq!(carried(two, &small), ["/f/a.ttf", "/f/b.ttf"]);
+        const MIB: usize = 1 << 20;
+        let large = Fonts(&[
+            ("a.ttf", 9 * MIB),
+            ("b.ttf", 9 * MIB),
+            ("c.OTF", MIB),
+            ("d.txt", 1),
+        ]);
+        assert_eq!(
+            carried("inlineass=fonts_dir=/f", &large),
+            ["/f/a.ttf", "/f/c.OTF"],
+            "what fits, and only fonts"
+        );
+    }
 }

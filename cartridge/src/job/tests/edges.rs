@@ -232,3 +232,148 @@ fn the_work_is_named_in_the_reason() {
     let reason = Reason::Kept(Work::ToneMapping);
     assert!(reason.to_string().contains("tone_mapping"), "{reason}");
 }
+
+/// PROTOCOL 4: the map names the stream, the filter draws it; either of them burns text in.
+#[test]
+fn burned_text_is_kept_by_its_map_or_by_its_filter() {
+    let kept = |argv: &[OsString]| {
+        let around = Surroundings {
+            cwd: Path::new(CWD),
+            copy_video: CopyVideo::Remote,
+            keep_local: &[Work::BurnedText],
+            files: &AllFiles,
+        };
+        plan(argv, &around) == Err(Reason::Kept(Work::BurnedText))
+    };
+    let plain = line("sp-01");
+    let mapped = before_output(&plain, &["-map_inlineass", "0:2"]);
+    let drawn = changed(
+        &plain,
+        "-filter_complex",
+        Some("[0:0]inlineass=font_size=1[1]"),
+    );
+    assert!(!kept(&plain));
+    assert!(kept(&mapped), "no filter");
+    assert!(kept(&drawn), "no map");
+    assert!(kept(&changed(
+        &mapped,
+        "-filter_complex",
+        Some("[0:0]inlineass=font_size=1[1]")
+    )));
+}
+
+/// The letters of ffmpeg's manual, "Stream specifiers".
+#[test]
+fn a_map_picks_by_each_kind_of_stream() {
+    let picked = |which: &str| {
+        let argv = changed(&line("mc-01"), "-map", Some(which));
+        match &widely(&argv)?.spec.outputs[0].streams[0].source {
+            Source::Stream { select, .. } => Ok(select.clone()),
+            other => panic!("{which}: {other:?}"),
+        }
+    };
+    for (letter, media) in [
+        ('v', MediaKind::Video),
+        ('V', MediaKind::Video),
+        ('a', MediaKind::Audio),
+        ('s', MediaKind::Subtitle),
+        ('d', MediaKind::Data),
+        ('t', MediaKind::Attachment),
+    ] {
+        for nth in [0, 3] {
+            let want = StreamSelector::Kind {
+                media,
+                nth: Some(nth),
+            };
+            assert_eq!(picked(&format!("0:{letter}:{nth}")), Ok(want), "{letter}");
+        }
+    }
+    // A kind alone is as many streams as the film has of it.
+    for many in ["0:v", "0:a?", "0:s", "0:d"] {
+        let refused = Reason::BadValue("-map".into(), many.into());
+        assert_eq!(picked(many), Err(refused));
+    }
+    // A program, a key, all, a negative one.
+    for other in ["0:p:1", "0:m:language:eng", "0", "-0:1", "0:u"] {
+        assert!(picked(other).is_err(), "{other}");
+    }
+}
+
+/// Behind attachments, of which a film may have any number, no stream can be named by its place.
+#[test]
+fn nothing_is_mapped_behind_attachments() {
+    let base = line("mc-01");
+    let attached = |more: &[&str]| widely(&before_output(&base, more)).map(|_| ());
+    let count = base.iter().filter(|w| *w == "-map").count();
+    let codec = |at: usize| format!("-codec:{at}");
+    let (fonts, last) = (codec(count), codec(count + 1));
+    assert_eq!(attached(&["-map", "0:t?", &fonts, "copy"]), Ok(()));
+    assert_eq!(
+        attached(&["-map", "0:t?", &fonts, "copy", "-map", "0:2", &last, "copy"]),
+        Err(Reason::Option("-map".into()))
+    );
+    // One of them is one stream.
+    assert_eq!(
+        attached(&[
+            "-map", "0:t:0", &fonts, "copy", "-map", "0:2", &last, "copy"
+        ]),
+        Ok(())
+    );
+}
+
+/// ffmpeg's manual: `-copypriorss 0` drops what comes before the start; 1, or nothing said, keeps it.
+#[test]
+fn copied_packets_before_the_start_are_kept_unless_the_line_says_no() {
+    let before_start = |value: Option<&str>| {
+        let mut argv = line("mc-01");
+        while let Some(at) = argv.iter().position(|w| w == "-copypriorss:0") {
+            argv.drain(at..=at + 1);
+        }
+        if let Some(value) = value {
+            argv = before_output(&argv, &["-copypriorss:0", value]);
+        }
+        match widely(&argv).unwrap().spec.outputs[0].streams[0].codec {
+            CodecSpec::Copy { before_start } => before_start,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    assert!(!before_start(Some("0")));
+    assert!(before_start(Some("1")));
+    assert!(before_start(None));
+}
+
+/// What only Plex's fork knows must not reach an encoder (PROTOCOL 4).
+#[test]
+fn an_encoder_gets_its_own_options_only() {
+    let argv = before_output(&line("sp-01"), &["-strict_ts:0", "0", "-profile:0", "high"]);
+    let plan = widely(&argv).unwrap();
+    let CodecSpec::Encode { options, .. } = &plan.spec.outputs[0].streams[0].codec else {
+        panic!("encoded")
+    };
+    let has = |name: &str| options.iter().any(|(known, _)| known == name);
+    assert!(has("profile") && !has("strict_ts"), "{options:?}");
+}
+
+#[test]
+fn only_an_output_that_writes_nothing_is_left_out() {
+    let base = line("nv-08");
+    let null = base.iter().rposition(|w| w == "null").unwrap();
+    assert!(widely(&base).is_ok());
+    let mut written = base.clone();
+    written[null] = "segment".into();
+    assert_eq!(widely(&written), Err(Reason::SideOutput));
+    let mut limited = base;
+    limited.splice(null - 1..null - 1, ["-frames:0", "1"].map(OsString::from));
+    assert_eq!(widely(&limited), Err(Reason::SideOutput));
+}
+
+#[test]
+fn a_folder_is_listed_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["c", "a", "b"] {
+        std::fs::write(dir.path().join(name), "").unwrap();
+    }
+    let all = ["a", "b", "c"].map(|name| dir.path().join(name));
+    assert_eq!(HostFiles.list(dir.path()), all);
+    assert_eq!(HostFiles.list(&dir.path().join("gone")), [] as [PathBuf; 0]);
+}
