@@ -146,18 +146,8 @@ fn the_short_job_plays_with_hls_js() {
     let worker = env.worker(&["--path-map", &map]);
     let mount = env.mount(&[&worker], &[]);
     let id = "20250205_143022_12345";
-    let job = json!({
-        "job_id": id,
-        "input": { "type": "file", "path": "/srv/media/movie.mkv" },
-        "output": { "type": "hls", "path": "/transcode/sessions/abc123", "segment_duration": 4 },
-        "arguments": {
-            "video_codec": "h264",
-            "audio_codec": "aac",
-            "video_bitrate": "4M",
-            "resolution": "1920x1080",
-            "hw_accel": "qsv"
-        }
-    });
+    let job: Value =
+        serde_json::from_str(include_str!("../fixtures/founding-job.json")).expect("JSON");
     assert_eq!(worker.post("/transcode", &job).status(), 202);
     let status = wait::until("the job ends", Duration::from_secs(120), || {
         Some(worker.status(id)).filter(|s| s.state.is_end())

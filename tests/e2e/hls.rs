@@ -3,22 +3,7 @@
 use plexbeam_tests::{TestEnv, media::Film, probe, wait};
 use std::{fs, time::Duration};
 
-const JOB: &str = r#"{
-  "job_id": "20250205_143022_12345",
-  "input": { "type": "file", "path": "/srv/media/movie.mkv" },
-  "output": {
-    "type": "hls",
-    "path": "/transcode/sessions/abc123",
-    "segment_duration": 4
-  },
-  "arguments": {
-    "video_codec": "h264",
-    "audio_codec": "aac",
-    "video_bitrate": "4M",
-    "resolution": "1920x1080",
-    "hw_accel": "qsv"
-  }
-}"#;
+const JOB: &str = include_str!("../fixtures/founding-job.json");
 
 #[test]
 fn the_short_job_shows_a_playlist_that_plays() {

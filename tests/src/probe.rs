@@ -145,20 +145,18 @@ pub fn streams_of(bytes: &[u8]) -> Vec<Stream> {
 /// Length of a file in seconds.
 #[track_caller]
 pub fn duration(path: &Path) -> f64 {
-    let args = [
-        "-v",
-        "error",
-        "-show_entries",
-        "format=duration",
-        "-of",
-        "csv=p=0",
-    ];
+    format_entry(path, "duration")
+        .unwrap_or_else(|| panic!("ffprobe knows no duration of {}", path.display()))
+}
+
+/// A number of seconds that the container tells of itself.
+#[track_caller]
+fn format_entry(path: &Path, name: &str) -> Option<f64> {
+    let entry = format!("format={name}");
+    let args = ["-v", "error", "-show_entries", &entry, "-of", "csv=p=0"];
     let path = path.to_str().expect("UTF-8 path");
     let output = run("ffprobe", &[&args[..], &[path]].concat(), None);
-    String::from_utf8_lossy(&output.stdout)
-        .trim()
-        .parse()
-        .unwrap_or_else(|_| panic!("ffprobe knows no duration of {path}"))
+    String::from_utf8_lossy(&output.stdout).trim().parse().ok()
 }
 
 const PACKET: &str = "packet=stream_index,codec_type,pts,pts_time,dts_time,duration_time,flags";
@@ -304,20 +302,7 @@ pub fn tone_level(bytes: &[u8], tone: u32, width: u32) -> f64 {
 /// `start_time` of a file in seconds; 0 when it has none.
 #[track_caller]
 pub fn start_time(path: &Path) -> f64 {
-    let args = [
-        "-v",
-        "error",
-        "-show_entries",
-        "format=start_time",
-        "-of",
-        "csv=p=0",
-    ];
-    let path = path.to_str().expect("UTF-8 path");
-    let output = run("ffprobe", &[&args[..], &[path]].concat(), None);
-    String::from_utf8_lossy(&output.stdout)
-        .trim()
-        .parse()
-        .unwrap_or(0.0)
+    format_entry(path, "start_time").unwrap_or(0.0)
 }
 
 /// Pixel format of the first video stream, e.g. `yuv420p10le`; empty when there is none.

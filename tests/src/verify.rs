@@ -75,6 +75,41 @@ impl Subject<'_> {
         }
     }
 
+    /// Starts of the video segments against the source's keys, `rounding` seconds apart at the most, or
+    /// against their numbers, `early` seconds before these at the most.
+    fn cut_times(&self, starts: &[f64], rounding: f64, early: f64, findings: &mut Vec<String>) {
+        let frame = self.shape.frame();
+        if self.shape.copy_video {
+            let frames = reference::copied(self.media, self.shape);
+            let cuts = reference::copied_cuts(&frames, self.shape.seconds, 0.0625);
+            let due = if self.whole {
+                &cuts[..]
+            } else {
+                &cuts[..starts.len().min(cuts.len())]
+            };
+            let differ = starts.len() != due.len()
+                || starts
+                    .iter()
+                    .zip(due)
+                    .any(|(a, b)| (a - b).abs() > rounding);
+            if differ {
+                findings.push(format!(
+                    "cuts at {starts:.3?}, by the source's keys {due:.3?}"
+                ));
+            }
+            return;
+        }
+        for (n, start) in starts.iter().enumerate() {
+            let number = self.shape.first + n as u32;
+            let due = self.shape.due(number);
+            if *start < due - early || *start > due + frame {
+                findings.push(format!(
+                    "number {number} begins at {start:.4} s, due at {due:.4} s"
+                ));
+            }
+        }
+    }
+
     /// All frames against the reference: as many, at the same times, the same ones keys.
     /// `frames` are (title time, key), in order of presentation.
     fn frames(&self, frames: &[(f64, bool)], findings: &mut Vec<String>) {

@@ -1,6 +1,6 @@
 //! DASH: fragments read box by box, then decoded.
 
-use super::{Subject, nal_of, reference};
+use super::{Subject, nal_of};
 use crate::{
     argv::{Packaging, Shape},
     boxes,
@@ -147,7 +147,7 @@ fn stream(subject: &mut Subject<'_>, track: &Track, findings: &mut Vec<String>) 
         let mut frames: Vec<(f64, bool)> = samples.iter().map(|s| (title(s.pts), s.sync)).collect();
         frames.sort_by(|a, b| a.0.total_cmp(&b.0));
         subject.frames(&frames, findings);
-        cut_times(subject, &starts, findings);
+        subject.cut_times(&starts, super::ROUNDING, 1e-3, findings);
     } else if let (Some(first), Some(last)) = (samples.first(), samples.last()) {
         for sample in &samples {
             if (sample.pts + init.edit_shift()).rem_euclid(1024) != 0 && init.sample_entry == "mp4a"
@@ -247,40 +247,6 @@ fn layout(track: &Track, init: &boxes::Init, fragments: &[Fragment], findings: &
                     media.duration()
                 ));
             }
-        }
-    }
-}
-
-/// Starts of the video segments against their numbers or the source's keys.
-fn cut_times(subject: &Subject<'_>, starts: &[f64], findings: &mut Vec<String>) {
-    let frame = subject.shape.frame();
-    if subject.shape.copy_video {
-        let frames = reference::copied(subject.media, subject.shape);
-        let cuts = reference::copied_cuts(&frames, subject.shape.seconds, 0.0625);
-        let due = if subject.whole {
-            &cuts[..]
-        } else {
-            &cuts[..starts.len().min(cuts.len())]
-        };
-        let differ = starts.len() != due.len()
-            || starts
-                .iter()
-                .zip(due)
-                .any(|(a, b)| (a - b).abs() > super::ROUNDING);
-        if differ {
-            findings.push(format!(
-                "cuts at {starts:.3?}, by the source's keys {due:.3?}"
-            ));
-        }
-        return;
-    }
-    for (n, start) in starts.iter().enumerate() {
-        let number = subject.shape.first + n as u32;
-        let due = subject.shape.due(number);
-        if *start < due - 1e-3 || *start > due + frame {
-            findings.push(format!(
-                "number {number} begins at {start:.4} s, due at {due:.4} s"
-            ));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Segment lists: MPEG-TS and Matroska, whose packets are shifted by 10 s and whose rows are not.
 
-use super::{ROUNDING, Subject, nal_of, reference};
+use super::{ROUNDING, Subject, nal_of};
 use crate::{
     argv::{Packaging, Shape},
     container, probe,
@@ -104,7 +104,8 @@ pub fn check(subject: &mut Subject<'_>) -> Vec<String> {
     }
     frames.sort_by(|a, b| a.0.total_cmp(&b.0));
     subject.frames(&frames, &mut findings);
-    cut_times(subject, &starts, &mut findings);
+    // The container's clock rounds once more.
+    subject.cut_times(&starts, 2.0 * ROUNDING, 2.0 * ROUNDING, &mut findings);
     let rate = probe::packets_rate(&all);
     if let (Some(first), Some(last)) = (sound.first(), sound.last()) {
         if let Some(rate) = rate {
@@ -131,37 +132,4 @@ pub fn check(subject: &mut Subject<'_>) -> Vec<String> {
         subject.sound_span(first.0, last.0 + last.1, &mut findings);
     }
     findings
-}
-
-fn cut_times(subject: &Subject<'_>, starts: &[f64], findings: &mut Vec<String>) {
-    let frame = subject.shape.frame();
-    if subject.shape.copy_video {
-        let frames = reference::copied(subject.media, subject.shape);
-        let cuts = reference::copied_cuts(&frames, subject.shape.seconds, 0.0625);
-        let due = if subject.whole {
-            &cuts[..]
-        } else {
-            &cuts[..starts.len().min(cuts.len())]
-        };
-        let differ = starts.len() != due.len()
-            || starts
-                .iter()
-                .zip(due)
-                .any(|(a, b)| (a - b).abs() > 2.0 * ROUNDING);
-        if differ {
-            findings.push(format!(
-                "cuts at {starts:.3?}, by the source's keys {due:.3?}"
-            ));
-        }
-        return;
-    }
-    for (n, start) in starts.iter().enumerate() {
-        let number = subject.shape.first + n as u32;
-        let due = subject.shape.due(number);
-        if *start < due - 2.0 * ROUNDING || *start > due + frame {
-            findings.push(format!(
-                "number {number} begins at {start:.4} s, due at {due:.4} s"
-            ));
-        }
-    }
 }

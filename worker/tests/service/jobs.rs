@@ -62,25 +62,7 @@ async fn the_same_job_again_is_the_same_and_another_is_a_conflict() {
 #[tokio::test]
 async fn the_founding_example_is_taken_as_it_stands() {
     let bench = Bench::new();
-    let text = r#"{
-  "job_id": "20250205_143022_12345",
-  "input": {
-    "type": "file",
-    "path": "/srv/media/movie.mkv"
-  },
-  "output": {
-    "type": "hls",
-    "path": "/transcode/sessions/abc123",
-    "segment_duration": 4
-  },
-  "arguments": {
-    "video_codec": "h264",
-    "audio_codec": "aac",
-    "video_bitrate": "4M",
-    "resolution": "1920x1080",
-    "hw_accel": "qsv"
-  }
-}"#;
+    let text = include_str!("../../../tests/fixtures/founding-job.json");
     let reply = bench.call_with(Method::POST, "/transcode", text, &[]).await;
     assert_eq!(reply.status, StatusCode::ACCEPTED, "{reply:?}");
     let again = bench.call_with(Method::POST, "/transcode", text, &[]).await;

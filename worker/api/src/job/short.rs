@@ -418,22 +418,8 @@ mod tests {
 
     /// The founding document's example, as it stands there.
     fn example() -> Value {
-        json!({
-            "job_id": "20250205_143022_12345",
-            "input": { "type": "file", "path": "/srv/media/movie.mkv" },
-            "output": {
-                "type": "hls",
-                "path": "/transcode/sessions/abc123",
-                "segment_duration": 4
-            },
-            "arguments": {
-                "video_codec": "h264",
-                "audio_codec": "aac",
-                "video_bitrate": "4M",
-                "resolution": "1920x1080",
-                "hw_accel": "qsv"
-            }
-        })
+        let text = include_str!("../../../../tests/fixtures/founding-job.json");
+        serde_json::from_str(text).unwrap()
     }
 
     fn convert(job: Value) -> Result<JobSpec, Problem> {
