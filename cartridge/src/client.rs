@@ -15,6 +15,7 @@ use plexbeam_api::{
 use sha2::Digest as _;
 use std::path::Path;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
 
 /// Bound of the small calls beside a running job.
@@ -297,10 +298,10 @@ impl Session {
             let error = self.refusal(status, &mut body, deadline).await;
             return Err(error.into());
         }
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(to)?;
+        // The directory may be in a mount that comes to hang: nothing else waits for it.
+        let mut options = tokio::fs::OpenOptions::new();
+        let opening = options.write(true).create_new(true).open(to);
+        let mut file = timeout_at(deadline, opening).await.map_err(|_| late())??;
         let (mut hasher, mut size) = (sha2::Sha256::new(), 0_u64);
         while let Some(data) = self.next_data(&mut body, deadline).await? {
             size += data.len() as u64;
@@ -308,8 +309,13 @@ impl Session {
                 break;
             }
             hasher.update(&data);
-            std::io::Write::write_all(&mut file, &data)?;
+            timeout_at(deadline, file.write_all(&data))
+                .await
+                .map_err(|_| late())??;
         }
+        timeout_at(deadline, file.flush())
+            .await
+            .map_err(|_| late())??;
         let digest = hasher
             .finalize()
             .iter()
@@ -364,6 +370,11 @@ impl Session {
         }
         self.worker.problem(status, &bytes)
     }
+}
+
+/// This host's file system did not do its part in time.
+pub(crate) fn late() -> FetchError {
+    FetchError::Here(std::io::ErrorKind::TimedOut.into())
 }
 
 /// Why a file could not be fetched.

@@ -7,13 +7,14 @@
 //! * [`session`]: one playback from its start to its end.
 //! * [`plex`]: the calls that PMS expects.
 //! * [`fallback`]: becoming the original transcoder.
-//! * [`config`], [`log`], [`http`]: settings, logs, connections.
+//! * [`config`], [`log`], [`http`], [`stop`]: settings, logs, connections, signals.
 //! * [`admin`]: the administrator's tool, the same program under its own name.
 //!
 //! Nothing is ever written to stdout, and stderr may be closed: both belong to PMS.
 
 pub mod admin;
 pub mod argv;
+mod bounded;
 pub mod client;
 pub mod config;
 pub mod dispatch;
@@ -23,6 +24,7 @@ pub mod job;
 pub mod log;
 pub mod plex;
 pub mod session;
+pub mod stop;
 
 use config::Config;
 use job::{HostFiles, Surroundings};
@@ -31,9 +33,10 @@ use session::{Outcome, Playback};
 use std::ffi::OsString;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use stop::Stop;
 use tokio::time::Instant;
 
 /// Does what this process was started for. Returns the exit code, unless it became the original.
@@ -49,7 +52,8 @@ pub fn run() -> u8 {
     // A fault of ours must not reach PMS before the original had its chance, nor its stderr.
     std::panic::set_hook(Box::new(|_| {}));
     let announced = Arc::new(AtomicBool::new(false));
-    let remote = AssertUnwindSafe(|| remote(&words, &mut log, started, &announced));
+    let stop = Stop::default();
+    let remote = AssertUnwindSafe(|| remote(&words, &mut log, started, &announced, &stop));
     let outcome =
         catch_unwind(remote).unwrap_or_else(|_| match announced.load(Ordering::Relaxed) {
             true => Outcome::Exit(1),
@@ -65,6 +69,11 @@ pub fn run() -> u8 {
             let original = config::original(&env, &argv0, exe.as_deref());
             // What is only told must not keep the original from running (P1).
             let _ = catch_unwind(AssertUnwindSafe(|| log.local(&words, &reason)));
+            // PMS has no use any more for what it asked to stop.
+            if let Some(name) = stop.let_go() {
+                log.event(format_args!("{name}: the original is not started"));
+                return STOPPED;
+            }
             let error = fallback::become_original(&original, &argv0, &words);
             log.trouble(format_args!("{}: {error}", original.display()));
             let message = format!("cannot start {}: {error}\n", original.display());
@@ -75,12 +84,16 @@ pub fn run() -> u8 {
     }
 }
 
+/// Exit code after a signal (PROTOCOL 1.1).
+const STOPPED: u8 = 255;
+
 /// Tries to have the job done by a worker.
 fn remote(
     words: &[OsString],
     log: &mut Log,
     started: Instant,
     announced: &Arc<AtomicBool>,
+    stop: &Stop,
 ) -> Outcome {
     let config = match Config::load(&|name| std::env::var_os(name)) {
         Ok(config) => config,
@@ -91,16 +104,11 @@ fn remote(
         Ok(cwd) => cwd,
         Err(error) => return Outcome::Original(format!("working directory: {error}")),
     };
-    let around = Surroundings {
-        cwd: &cwd,
-        copy_video: config.copy_video,
-        keep_local: &config.keep_local,
-        files: &HostFiles,
-    };
-    let plan = match job::plan(words, &around) {
+    let plan = match plan(words, &cwd, &config) {
         Ok(plan) => plan,
-        Err(reason) => return Outcome::Original(reason.to_string()),
+        Err(reason) => return Outcome::Original(reason),
     };
+    stop.remember();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -116,9 +124,30 @@ fn remote(
         log: log.clone(),
         started,
         announced: announced.clone(),
+        stop: stop.clone(),
     };
     let outcome = runtime.block_on(session::play(playback));
     // A thread may still wait for the mount; it must not delay what comes now.
     runtime.shutdown_background();
     outcome
+}
+
+/// Judges the command line. The files it names are waited for no longer than a worker may take to
+/// open them; staged subtitles lie in the mount, which may hang.
+fn plan(words: &[OsString], cwd: &Path, config: &Config) -> Result<job::Plan, String> {
+    let (words, cwd) = (words.to_vec(), cwd.to_owned());
+    let (copy_video, keep_local) = (config.copy_video, config.keep_local.clone());
+    let judging = bounded::bounded(config.limits.probe, move || {
+        let around = Surroundings {
+            cwd: &cwd,
+            copy_video,
+            keep_local: &keep_local,
+            files: &HostFiles,
+        };
+        job::plan(&words, &around)
+    });
+    match judging {
+        Some(judged) => judged.map_err(|reason| reason.to_string()),
+        None => Err("its input files were not readable in time".to_owned()),
+    }
 }

@@ -16,6 +16,7 @@ use crate::dispatch;
 use crate::job::Plan;
 use crate::log::Log;
 use crate::plex::Reporter;
+use crate::stop::Stop;
 use announce::Announcer;
 use hold::{Downloads, Hold};
 use plexbeam_api::{
@@ -34,9 +35,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// After the job is complete: how long PMS may take for the lists that are still unsent.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -44,6 +44,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The mount answers a binding at once; one that hangs is not waited for.
 const BIND: Duration = Duration::from_secs(2);
+/// How long a job is still taken back after a signal: PMS expects the end within a second.
+const HURRY: Duration = Duration::from_millis(700);
 /// A media URL lives this long beyond the hour; a paused film goes on the next evening.
 const MEDIA_URL_HOURS: u64 = 24;
 /// A job that is queued so long gets the place of its predecessors; PMS has killed their owners by then.
@@ -79,6 +81,8 @@ pub struct Playback {
     pub started: Instant,
     /// Becomes true before PMS first hears of a segment: the original may not take over any more.
     pub announced: Arc<AtomicBool>,
+    /// Signals.
+    pub stop: Stop,
 }
 
 /// What remains to be cleaned up, whenever the playback ends.
@@ -101,6 +105,7 @@ struct Traces {
 /// Runs a playback to its end.
 pub async fn play(playback: Playback) -> Outcome {
     let (log, local) = (playback.log.clone(), playback.config.fallback_to_local);
+    let stop = playback.stop.clone();
     log.open_session(&playback.plan.spec);
     let mut traces = Traces {
         announced: playback.announced.clone(),
@@ -108,7 +113,7 @@ pub async fn play(playback: Playback) -> Outcome {
     };
     let result = tokio::select! {
         biased;
-        name = stop_signal() => {
+        name = stop.wait() => {
             log.event(format_args!("{name}: cancelled"));
             traces.cancel().await;
             return Outcome::Exit(255);
@@ -130,9 +135,15 @@ pub async fn play(playback: Playback) -> Outcome {
         }
         Err(trouble) => {
             log.event(format_args!("not by a worker: {trouble}"));
-            traces.unbind(&log).await;
-            traces.end().await;
-            traces.remove_downloads();
+            tokio::select! {
+                () = traces.take_back(&log) => {}
+                () = async { stop.wait().await; sleep(HURRY).await } => {}
+            }
+            // PMS has no use any more for what it asked to stop, here or elsewhere.
+            if let Some(name) = stop.asked() {
+                log.event(format_args!("{name}: cancelled"));
+                return Outcome::Exit(255);
+            }
             match local {
                 true => Outcome::Original(trouble.to_string()),
                 false => Outcome::Exit(1),
@@ -142,6 +153,13 @@ pub async fn play(playback: Playback) -> Outcome {
 }
 
 impl Traces {
+    /// Leaves the directory and the worker as they were before; bounded.
+    async fn take_back(&self, log: &Log) {
+        self.unbind(log).await;
+        self.end().await;
+        self.remove_downloads().await;
+    }
+
     /// Stops the job; what was published stays for the mount.
     async fn cancel(&self) {
         if let Some((worker, job)) = &self.asked {
@@ -173,29 +191,17 @@ impl Traces {
         }
     }
 
-    fn remove_downloads(&self) {
-        if let Ok(made) = self.downloads.lock() {
-            for path in made.iter() {
+    async fn remove_downloads(&self) {
+        let made = match self.downloads.lock() {
+            Ok(mut made) => std::mem::take(&mut *made),
+            Err(_) => return,
+        };
+        let removing = tokio::task::spawn_blocking(move || {
+            for path in made {
                 let _ = std::fs::remove_file(path);
             }
-        }
-    }
-}
-
-/// Resolves with the name of the first signal that asks to stop.
-async fn stop_signal() -> &'static str {
-    let (Ok(mut term), Ok(mut int), Ok(mut quit)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::quit()),
-    ) else {
-        // Without handlers the signals end the process by themselves.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
-        _ = quit.recv() => "SIGQUIT",
+        });
+        let _ = tokio::time::timeout(BIND, removing).await;
     }
 }
 
@@ -204,6 +210,8 @@ async fn stop_signal() -> &'static str {
 enum Trouble {
     #[error(transparent)]
     NoWorker(#[from] dispatch::NoWorker),
+    #[error("the mount does not answer")]
+    SilentMount,
     #[error("the worker was lost: {0}")]
     Lost(String),
     #[error("the job failed: {0}")]
@@ -226,7 +234,7 @@ enum Trouble {
 async fn run_quietly(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
     let result = run(playback, traces).await;
     if matches!(result, Err(Trouble::Cancelled(_))) && traces.announced.load(Ordering::Relaxed) {
-        tokio::time::sleep(REPLACED).await;
+        sleep(REPLACED).await;
     }
     result
 }
@@ -240,8 +248,9 @@ async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
         log,
         started,
         announced,
+        stop: _,
     } = playback;
-    let info = mount_info(&cwd, started + config.limits.find).await;
+    let info = mount_info(&cwd, started + config.limits.find).await?;
     add_media_urls(&mut plan, info.as_ref(), &config);
     let sources = dispatch::dispatchers(&cwd, &config);
     let job = plan.spec.job_id.clone();
@@ -261,7 +270,7 @@ async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
     ));
     if info.is_some() {
         traces.asked_mount = Some(cwd.clone());
-        traces.bound = bind(&cwd, &plan, &accepted, &log).await;
+        traces.bound = bind(&cwd, &plan, &accepted, &log).await?;
     }
     let hold = match traces.bound {
         true => Hold::Mount(cwd),
@@ -282,11 +291,18 @@ async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
     course.run(hold).await
 }
 
-/// Asks the mount on a thread, because a daemon that hangs would block this one.
-async fn mount_info(cwd: &std::path::Path, deadline: Instant) -> Option<MountInfo> {
+/// Asks the mount on a thread, because a daemon that hangs would block this one. Then nothing can be
+/// downloaded into its directories either.
+async fn mount_info(
+    cwd: &std::path::Path,
+    deadline: Instant,
+) -> Result<Option<MountInfo>, Trouble> {
     let dir = cwd.to_owned();
     let asking = tokio::task::spawn_blocking(move || mount::info(&dir));
-    timeout_at(deadline, asking).await.ok()?.ok()?
+    match timeout_at(deadline, asking).await {
+        Ok(Ok(info)) => Ok(info),
+        Ok(Err(_)) | Err(_) => Err(Trouble::SilentMount),
+    }
 }
 
 /// The title may also be read from the mount's media route, by a URL for this job only.
@@ -313,7 +329,12 @@ fn add_media_urls(plan: &mut Plan, info: Option<&MountInfo>, config: &Config) {
 
 /// Ties the directory to the session. Where the mount refuses (the worker is not one of its own),
 /// the files are downloaded instead.
-async fn bind(cwd: &std::path::Path, plan: &Plan, accepted: &Accepted, log: &Log) -> bool {
+async fn bind(
+    cwd: &std::path::Path,
+    plan: &Plan,
+    accepted: &Accepted,
+    log: &Log,
+) -> Result<bool, Trouble> {
     let binding = Binding {
         worker: accepted.worker.clone(),
         session: accepted.session.clone(),
@@ -325,17 +346,14 @@ async fn bind(cwd: &std::path::Path, plan: &Plan, accepted: &Accepted, log: &Log
     let binding = tokio::task::spawn_blocking(move || mount::bind(&dir, &binding));
     let bound = tokio::time::timeout(BIND, binding).await;
     match bound {
-        Ok(Ok(Ok(()))) => true,
+        Ok(Ok(Ok(()))) => Ok(true),
         Ok(Ok(Err(errno))) => {
             log.event(format_args!(
                 "the mount does not bind: {errno}; downloading"
             ));
-            false
+            Ok(false)
         }
-        Ok(Err(_)) | Err(_) => {
-            log.event(format_args!("the mount does not answer; downloading"));
-            false
-        }
+        Ok(Err(_)) | Err(_) => Err(Trouble::SilentMount),
     }
 }
 
@@ -516,7 +534,7 @@ async fn relay(session: Session, mut throttle: watch::Receiver<bool>, log: Log) 
         if let Err(error) = session.throttle(&mut connection, on).await {
             log.event(format_args!("the throttle was not passed on: {error}"));
             // Once more with the newest value, unless PMS has changed its mind by then.
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_secs(1)).await;
             throttle.mark_changed();
         }
     }

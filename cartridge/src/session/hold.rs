@@ -2,6 +2,7 @@
 //! holds it, or, in an ordinary directory, it is downloaded: under a temporary name, then renamed.
 
 use super::mount;
+use crate::bounded::bounded;
 use crate::client::{self, FetchError, Session};
 use crate::http::{Connection, within};
 use plexbeam_api::{FileName, Segment, mount::Held};
@@ -10,10 +11,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a published file may take to be here.
 const HOLD: Duration = Duration::from_secs(30);
+/// A mount that says nothing for so much longer hangs.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -57,23 +60,49 @@ pub(super) struct Download {
 }
 
 /// A file that has not its final name yet. Dropped, also in the middle of a download, it leaves nothing.
-struct Temporary(PathBuf);
+struct Temporary {
+    path: PathBuf,
+    /// It may be there.
+    made: bool,
+}
+
+/// How long a file system may take to remove a name while everything else waits.
+const REMOVE: Duration = Duration::from_millis(300);
 
 impl Temporary {
     fn of(dir: &std::path::Path, name: &FileName) -> Self {
-        // A leading dot is no file name of any session, so that this one cannot be asked for.
-        Temporary(dir.join(format!(".{name}.part")))
+        Temporary {
+            // A leading dot is no file name of any session, so that this one cannot be asked for.
+            path: dir.join(format!(".{name}.part")),
+            made: false,
+        }
     }
 
-    /// It may also be there from a process that was killed, or be none of ours.
-    fn remove(&self) {
-        let _ = std::fs::remove_file(&self.0);
+    /// Makes room: it may also be there from a process that was killed, or be none of ours.
+    async fn begin(&mut self, deadline: Instant) -> Result<(), FetchError> {
+        self.made = true;
+        match timeout_at(deadline, tokio::fs::remove_file(&self.path)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(client::late()),
+        }
+    }
+
+    async fn rename(&mut self, to: &std::path::Path, deadline: Instant) -> Result<(), FetchError> {
+        let renaming = tokio::fs::rename(&self.path, to);
+        timeout_at(deadline, renaming)
+            .await
+            .map_err(|_| client::late())??;
+        self.made = false;
+        Ok(())
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        self.remove();
+        if self.made {
+            let path = std::mem::take(&mut self.path);
+            let _ = bounded(REMOVE, move || std::fs::remove_file(path));
+        }
     }
 }
 
@@ -133,7 +162,13 @@ where
     A: Future<Output = Result<Result<Held, Errno>, tokio::task::JoinError>>,
 {
     loop {
-        let answer = ask().await;
+        // The mount bounds its wait, unless it hangs.
+        let Ok(answer) = timeout_at(deadline + SILENCE, ask()).await else {
+            return Err(HoldError::Deadline {
+                name: name.clone(),
+                why: "the mount does not answer".to_owned(),
+            });
+        };
         let why = match answer {
             Ok(Ok(held)) if held.name == *name => return Ok(()),
             Ok(Ok(_)) => "the mount answers for another file".to_owned(),
@@ -163,17 +198,17 @@ where
 
 impl Download {
     async fn hold(&mut self, segment: &Segment, deadline: Instant) -> Result<(), HoldError> {
-        let temporary = Temporary::of(&self.dir, &segment.name);
+        let mut temporary = Temporary::of(&self.dir, &segment.name);
         let last = self.dir.join(segment.name.as_str());
         loop {
-            temporary.remove();
+            temporary.begin(deadline).await?;
             let fetched = self
                 .session
-                .fetch(&mut self.connection, segment, &temporary.0, deadline)
+                .fetch(&mut self.connection, segment, &temporary.path, deadline)
                 .await;
             let error = match fetched {
                 Ok(()) => {
-                    std::fs::rename(&temporary.0, &last).map_err(FetchError::from)?;
+                    temporary.rename(&last, deadline).await?;
                     if let Ok(mut made) = self.made.lock() {
                         match self.announced.load(Ordering::Relaxed) {
                             // The original will not take over any more.
@@ -261,5 +296,17 @@ mod tests {
         })
         .await;
         assert!(matches!(result, Err(HoldError::Over(_))), "{result:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mount_that_hangs_has_a_deadline() {
+        let name = "media-00001.ts".parse().unwrap();
+        let started = Instant::now();
+        let result = mounted(std::future::pending, &name, within(HOLD)).await;
+        assert!(
+            matches!(result, Err(HoldError::Deadline { .. })),
+            "{result:?}"
+        );
+        assert_eq!(started.elapsed(), HOLD + SILENCE);
     }
 }

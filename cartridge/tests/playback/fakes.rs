@@ -83,6 +83,8 @@ pub(crate) struct Worker {
     refuse: Option<Problem>,
     /// It has no place: jobs stay queued.
     full: bool,
+    /// It hears that a session is to end, and does not answer.
+    pub(crate) never_ends: Shared<bool>,
 }
 
 impl Worker {
@@ -109,6 +111,7 @@ impl Worker {
             breaks: Shared::new(0),
             refuse,
             full,
+            never_ends: Shared::new(false),
         });
         let froze = worker.clone();
         let app = Router::new()
@@ -316,6 +319,9 @@ async fn cancel(State(worker): State<Arc<Worker>>, Path(id): Path<String>) {
 
 async fn end(State(worker): State<Arc<Worker>>, Path(id): Path<String>) {
     worker.told.change(|told| told.ended.push(id));
+    if worker.never_ends.get() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// One call to the fake PMS.

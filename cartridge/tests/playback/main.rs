@@ -4,6 +4,8 @@
 mod contract;
 mod fakes;
 mod faults;
+mod fuse;
+mod hanging;
 mod logs;
 mod original;
 mod places;

@@ -29,7 +29,7 @@ fn hold(dir: &Path, segment: &Segment) {
     set(dir, &format!("{XATTR_HELD}.{}", segment.name), &held);
 }
 
-fn mount(media: Option<&str>) -> MountInfo {
+pub(crate) fn mount(media: Option<&str>) -> MountInfo {
     MountInfo {
         version: "0".into(),
         api_version: 1,
