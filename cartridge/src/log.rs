@@ -3,12 +3,15 @@
 //! waits, and never writes to stdout or stderr, which belong to PMS.
 //!
 //! In `sessions/<job>/`: `argv.json`, `job.json`, `timeline.log` (stages), `result.json` (the end, where
-//! PMS did not kill the process).
+//! PMS did not kill the process). A folder that may hang is left to another process ([`apart`]).
 
+pub mod apart;
 pub mod hide;
 pub mod learn;
+mod place;
 pub mod store;
 
+use apart::{Record, Sink};
 use hide::Hide;
 use plexbeam_api::{Id, JobSpec, job::Location, manifest::mpd::Date};
 use serde::{Deserialize, Serialize};
@@ -18,7 +21,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The logs of this process. Clones write to the same files.
@@ -28,12 +31,16 @@ pub struct Log {
     started: Instant,
     hide: Arc<Hide>,
     session: Arc<Mutex<Session>>,
+    /// Made when the first thing is written.
+    sink: Arc<OnceLock<Sink>>,
 }
 
 /// What is known of the session, once it is.
 #[derive(Debug, Default)]
 struct Session {
     job: Option<Id>,
+    timeline: Option<PathBuf>,
+    /// The timeline, where this process writes it.
     events: Option<File>,
     facts: BTreeMap<&'static str, String>,
     /// The line in `master.log` is written.
@@ -75,16 +82,30 @@ impl Log {
             started: Instant::now(),
             hide: Arc::new(hide),
             session: Arc::default(),
+            sink: Arc::default(),
         }
+    }
+
+    fn sink(&self) -> &Sink {
+        self.sink.get_or_init(|| Sink::of(&self.dir))
+    }
+
+    fn put(&self, record: &Record) {
+        self.sink().put(record);
     }
 
     /// Opens the session's folder. What is large or slow about it is done beside the job.
     pub fn open_session(&self, spec: &JobSpec) {
         let sessions = self.dir.join("sessions");
         let dir = sessions.join(spec.job_id.as_str());
-        let events = store::open(&dir.join("timeline.log"));
+        let timeline = dir.join("timeline.log");
+        let events = match self.sink() {
+            Sink::Here => store::open(&timeline),
+            Sink::Apart(_) => None,
+        };
         if let Ok(mut session) = self.session.lock() {
             session.events = events;
+            session.timeline = Some(timeline);
             session.job = Some(spec.job_id.clone());
             session.learned = true;
         }
@@ -105,15 +126,38 @@ impl Log {
 
     fn keep(&self, dir: &Path, mut spec: JobSpec) {
         let words: Vec<OsString> = spec.argv.drain(..).map(OsString::from).collect();
-        store::replace(&dir.join("argv.json"), &self.shown(&words));
         let job = serde_json::to_string_pretty(&spec).unwrap_or_default();
-        // As text: a name may stand anywhere in it.
-        store::append(&dir.join("job.json"), self.hide.text(&job).as_bytes());
-        learn::learn(&self.dir, &words, true, "for a worker", || {
-            self.shown(&words)
+        // As text: a name may stand anywhere in it. It also makes the folder.
+        self.put(&Record::Append {
+            path: dir.join("job.json"),
+            text: self.hide.text(&job),
         });
-        let sessions = self.dir.join("sessions");
-        store::prune(&sessions, store::SESSIONS, store::SESSION_BYTES);
+        self.replace(&dir.join("argv.json"), &self.shown(&words));
+        self.learn(&words, true, "for a worker");
+        self.put(&Record::Prune {
+            sessions: self.dir.join("sessions"),
+        });
+    }
+
+    fn replace(&self, path: &Path, value: &impl Serialize) {
+        if let Ok(value) = serde_json::to_value(value) {
+            let path = path.to_owned();
+            self.put(&Record::Replace { path, value });
+        }
+    }
+
+    fn learn(&self, words: &[OsString], remote: bool, verdict: &str) {
+        let shape = learn::shape(words);
+        match self.sink() {
+            Sink::Here => learn::count(&self.dir, &shape, remote, verdict, || self.shown(words)),
+            Sink::Apart(_) => self.put(&Record::Learn {
+                dir: self.dir.clone(),
+                shape,
+                remote,
+                verdict: verdict.to_owned(),
+                example: self.shown(words),
+            }),
+        }
     }
 
     fn shown(&self, words: &[OsString]) -> Vec<String> {
@@ -135,10 +179,14 @@ impl Log {
 
     /// Something happened in the session.
     pub fn event(&self, what: fmt::Arguments<'_>) {
-        if let Ok(mut session) = self.session.lock()
-            && let Some(file) = session.events.as_mut()
-        {
-            let _ = file.write_all(line(&self.hide, what).as_bytes());
+        let Ok(mut session) = self.session.lock() else {
+            return;
+        };
+        let text = || line(&self.hide, what);
+        if let Some(file) = session.events.as_mut() {
+            let _ = file.write_all(text().as_bytes());
+        } else if let (Some(path), Sink::Apart(_)) = (session.timeline.clone(), self.sink()) {
+            self.put(&Record::Append { path, text: text() });
         }
     }
 
@@ -187,9 +235,7 @@ impl Log {
             self.trouble(format_args!("local: {reason}"));
         }
         if !learned {
-            learn::learn(&self.dir, words, false, &self.hide.text(reason), || {
-                self.shown(words)
-            });
+            self.learn(words, false, &self.hide.text(reason));
         }
     }
 
@@ -209,7 +255,7 @@ impl Log {
                 .collect(),
         };
         let dir = self.dir.join("sessions").join(job.as_str());
-        store::replace(&dir.join("result.json"), &end);
+        self.replace(&dir.join("result.json"), &end);
     }
 
     /// The one line of this process in `master.log`.
@@ -225,7 +271,8 @@ impl Log {
             Some(job) => line(&self.hide, format_args!("{job} {what}")),
             None => line(&self.hide, what),
         };
-        store::append_rotated(&self.dir.join("master.log"), text.as_bytes());
+        let path = self.dir.join("master.log");
+        self.put(&Record::Line { path, text });
     }
 
     /// Something that an administrator should know of, in `cartridge_events.log`.
@@ -233,7 +280,8 @@ impl Log {
         let job = self.session.lock().ok().and_then(|s| s.job.clone());
         let job = job.map_or(String::new(), |job| format!("{job} "));
         let text = line(&self.hide, format_args!("{job}{what}"));
-        store::append_rotated(&self.dir.join(EVENTS), text.as_bytes());
+        let path = self.dir.join(EVENTS);
+        self.put(&Record::Line { path, text });
     }
 }
 

@@ -491,6 +491,79 @@ fn a_film_that_no_worker_can_read_is_named() {
     );
 }
 
+/// Plex runs as a user of its own, and a FUSE mount is only its owner's unless it says otherwise.
+#[test]
+fn a_mount_that_plex_may_not_enter_is_named() {
+    for (flags, allowed) in [(&[][..], false), (&["--allow-other"][..], true)] {
+        let stage = Stage::with("doctor-others", &[], flags);
+        let mut host = Host::new(&stage.env, Some(&stage.worker.url));
+        host.words = vec![
+            "--transcode-dir".into(),
+            stage.mount.point.display().to_string(),
+        ];
+        fs::write(host.root.join("etc/passwd"), "plex:x:997:997::/:\n").expect("users");
+        // The settings and logs are Plex's, as `install` leaves them where it finds the user.
+        for path in [host.settings(), host.root.join("var/log/plex-cartridge")] {
+            std::os::unix::fs::chown(&path, Some(997), Some(997)).expect("an owner");
+        }
+        if allowed {
+            let checks = host.examine();
+            let users = checks.iter().find(|check| check["name"] == "mount_users");
+            assert_eq!(users.expect("a check")["state"], "ok", "{checks:#?}");
+        } else {
+            let fact = "plex may not enter";
+            host.finds("mount_users", "fail", fact, "--allow-other");
+        }
+    }
+}
+
+/// An address of this host's loopback, from TEST-NET-1 (RFC 5737), as long as it is wanted.
+struct Address(&'static str);
+
+impl Address {
+    fn change(&self, verb: &str) -> bool {
+        let words = ["addr", verb, self.0, "dev", "lo"];
+        let done = Command::new("ip").args(words).output();
+        done.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        self.change("del");
+    }
+}
+
+/// The mount offers the films at an address where, by the time of the play, no worker finds it.
+#[test]
+fn a_media_route_that_is_gone_is_named() {
+    let address = Address("192.0.2.77/32");
+    if !address.change("add") {
+        eprintln!("NOT TESTED: no address can be added here");
+        return;
+    }
+    let env = TestEnv::new("doctor-route");
+    let root = env.dir("films").display().to_string();
+    let worker = env.worker(&["--media-root", &root]);
+    let route = format!("192.0.2.77:{}", free_port());
+    let mount = env.mount(&[&worker], &["--export-media", &route]);
+    let mut host = Host::new(&env, Some(&worker.url));
+    host.words = vec!["--transcode-dir".into(), mount.point.display().to_string()];
+    let film = |checks: &[Value]| {
+        let film = checks.iter().find(|check| check["name"] == "film");
+        film.expect("a film").clone()
+    };
+    let checks = host.examine();
+    assert_eq!(film(&checks)["state"], "ok", "{checks:#?}");
+    assert!(address.change("del"));
+    host.finds("film", "fail", "no worker opened it", &route);
+    let fix = film(&host.examine())["fix"].to_string();
+    assert!(
+        fix.contains("--export-media") && fix.contains("firewall"),
+        "{fix}"
+    );
+}
+
 /// Install, play, update Plex, play, analyse, examine, uninstall: the tree is as it was.
 #[test]
 fn a_new_user_gets_along() {

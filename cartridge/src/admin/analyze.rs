@@ -1,9 +1,9 @@
 //! `analyze`: what the logs tell of the transcodes of this host.
 
 use super::cli::print;
-use super::error::Error;
+use super::error::{Context, Error};
 use super::table::Table;
-use crate::log::{EndOfSession, learn, store};
+use crate::log::{EndOfSession, apart, learn, store};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -212,12 +212,22 @@ fn reasons(starts: &[Start]) -> Vec<(String, usize)> {
 
 /// Tells it.
 pub fn run(dir: &Path, ask: &Ask, json: bool) -> Result<(), Error> {
-    let starts = starts(&store::read_rotated(&dir.join("master.log")));
+    let job = match ask {
+        Ask::Detail(job) => job.parse::<plexbeam_api::Id>().ok(),
+        Ask::Summary | Ask::Feasibility | Ask::Patterns => None,
+    };
+    let job = job.as_ref().map(|id| id.as_str());
+    let logs = apart::readable(dir, job).on("read the logs in", dir)?;
+    let starts = starts(&store::read_rotated(&logs.dir().join("master.log")));
     match ask {
         Ask::Summary => tell(json, &summary(&starts), summary_lines),
         Ask::Feasibility => tell(json, &feasibility(&starts), |all| feasibility_lines(all)),
-        Ask::Patterns => tell(json, &patterns(dir), |all| pattern_lines(all)),
-        Ask::Detail(job) => tell(json, &detail(dir, &starts, job)?, detail_lines),
+        Ask::Patterns => tell(json, &patterns(logs.dir()), |all| pattern_lines(all)),
+        Ask::Detail(job) => {
+            let mut found = detail(logs.dir(), &starts, job)?;
+            found.folder = dir.join("sessions").join(job);
+            tell(json, &found, detail_lines);
+        }
     }
     Ok(())
 }

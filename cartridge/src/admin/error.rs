@@ -92,6 +92,9 @@ impl Error {
             Error::File { why, .. } if why.kind() == io::ErrorKind::StorageFull => {
                 "free some space; nothing is half done, run this again"
             }
+            Error::File { why, .. } if why.kind() == io::ErrorKind::TimedOut => {
+                "see that the share or mount with that folder answers, or set log_dir to another one"
+            }
             Error::File { .. } => return None,
             Error::State { .. } => "remove that file and run `plexbeam-cartridge install` again",
             Error::Worker { .. } => "write it as http://HOST:8765",

@@ -10,7 +10,7 @@ use super::table::Table;
 use crate::client::Worker;
 use crate::config::Config;
 use crate::http::{Call, Method, Url, within};
-use crate::log::store;
+use crate::log::{apart, store};
 use plexbeam_api::{SessionStatus, route, session::SessionState};
 use serde::Serialize;
 use std::fs;
@@ -41,12 +41,12 @@ pub struct Now {
     pub why: Option<String>,
 }
 
-/// The transcodes, and workers that did not answer.
+/// The transcodes, and who did not answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
     /// Transcodes, those of workers first.
     pub now: Vec<Now>,
-    /// URL and reason.
+    /// URL, or folder of logs, and reason.
     pub silent: Vec<(String, String)>,
 }
 
@@ -65,7 +65,16 @@ pub fn look(root: &Root, plex_dir: Option<&Path>) -> Status {
     }
     if let Ok(plex) = root.plex(plex_dir) {
         let real = Names::of(&root.at(&plex.dir)).real;
-        status.now.extend(here(&real, &root.log_dir()));
+        let logs = root.log_dir();
+        let master = match apart::readable(&logs, None) {
+            Ok(logs) => store::read_rotated(&logs.dir().join("master.log")),
+            Err(error) => {
+                let silent = (logs.display().to_string(), error.to_string());
+                status.silent.push(silent);
+                String::new()
+            }
+        };
+        status.now.extend(here(&real, &master));
     }
     status
 }
@@ -117,9 +126,9 @@ fn remote(url: &Url, job: SessionStatus) -> Now {
 
 /// Processes of Plex's own transcoder. A process keeps its number when it becomes the original, so the
 /// log knows why.
-fn here(real: &Path, logs: &Path) -> Vec<Now> {
+fn here(real: &Path, master: &str) -> Vec<Now> {
     let real = real.canonicalize().unwrap_or_else(|_| real.to_owned());
-    let starts = analyze::starts(&store::read_rotated(&logs.join("master.log")));
+    let starts = analyze::starts(master);
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let ours = pids.filter(|pid| {

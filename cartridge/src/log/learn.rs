@@ -98,16 +98,16 @@ fn filters(graph: &str) -> String {
     names.collect::<Vec<_>>().join("+")
 }
 
-/// Counts a command line, and keeps its shape where it is new. `example` is asked for only then.
-pub fn learn(
+/// Counts a command line of this shape, and keeps the shape where it is new. `example` is asked for
+/// only then.
+pub(super) fn count(
     dir: &Path,
-    words: &[OsString],
+    shape: &str,
     remote: bool,
     verdict: &str,
     example: impl FnOnce() -> Vec<String>,
 ) {
     let dir = dir.join("patterns");
-    let shape = shape(words);
     let mut id = String::with_capacity(16);
     for byte in Sha256::digest(shape.as_bytes()).iter().take(8) {
         let _ = write!(id, "{byte:02x}");
@@ -122,7 +122,7 @@ pub fn learn(
         }
         let pattern = Pattern {
             id: id.clone(),
-            shape,
+            shape: shape.to_owned(),
             example: example(),
             verdict: verdict.to_owned(),
         };
@@ -189,7 +189,9 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..25 {
                         let words = words(&format!("-i /film-{n}.mkv -f dash x"));
-                        learn(dir, &words, n % 2 == 0, "why", || vec![n.to_string()]);
+                        count(dir, &shape(&words), n % 2 == 0, "why", || {
+                            vec![n.to_string()]
+                        });
                     }
                 });
             }

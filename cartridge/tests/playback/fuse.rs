@@ -1,7 +1,9 @@
 //! A file system whose daemon can hang: one directory, and extended attributes on it. It speaks just
 //! enough of the kernel's protocol (`linux/fuse.h`, version 7.31) and is served by a thread of this
-//! process, so that nothing is left to be waited for: dropping it closes the last descriptor, upon
-//! which the kernel ends every request that still waits.
+//! process. Closing its one descriptor makes the kernel end every request that still waits; that is
+//! done when it is dropped, and after [`LONGEST`] in any case. Nothing else of this process may touch
+//! it: a thread that waited in it would keep the descriptor open, even when the process is killed. So
+//! it lies in a folder of its own, not in one that a test removes.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -9,13 +11,18 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// The one directory.
 const NAME: &str = "plex-transcode-sess-job-1";
+
+/// How long it exists at most, whatever becomes of its owner.
+const LONGEST: Duration = Duration::from_secs(50);
 
 /// How the daemon hangs, once it does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,15 +43,17 @@ struct State {
 }
 
 pub(crate) struct Fuse {
-    point: PathBuf,
+    /// Removed last, when it is an ordinary folder again.
+    point: TempDir,
     state: Arc<Mutex<State>>,
     ended: Arc<AtomicBool>,
     daemon: Option<JoinHandle<()>>,
 }
 
 impl Fuse {
-    /// Mounted on this directory. `None` where the test may not mount.
-    pub(crate) fn mount(point: &Path) -> Option<Fuse> {
+    /// `None` where the test may not mount.
+    pub(crate) fn mount() -> Option<Fuse> {
+        let point = tempfile::tempdir().unwrap();
         let device = rustix::fs::open(
             "/dev/fuse",
             OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK,
@@ -61,16 +70,19 @@ impl Fuse {
         );
         let options = CString::new(options).unwrap();
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        if let Err(error) = rustix::mount::mount("fake", point, "fuse", flags, &*options) {
+        if let Err(error) = rustix::mount::mount("fake", point.path(), "fuse", flags, &*options) {
             eprintln!("NOT TESTED: mount: {error}");
             return None;
         }
         let state = Arc::<Mutex<State>>::default();
         let ended = Arc::<AtomicBool>::default();
         let (its_state, its_end) = (state.clone(), ended.clone());
-        let daemon = std::thread::spawn(move || serve(&device, &its_state, &its_end));
+        let daemon = std::thread::spawn(move || {
+            serve(&device, &its_state, &its_end);
+            drop(device);
+        });
         let fuse = Fuse {
-            point: point.to_owned(),
+            point,
             state,
             ended,
             daemon: Some(daemon),
@@ -85,7 +97,7 @@ impl Fuse {
 
     /// Its directory.
     pub(crate) fn dir(&self) -> PathBuf {
-        self.point.join(NAME)
+        self.point.path().join(NAME)
     }
 
     pub(crate) fn set(&self, name: &str, value: &impl serde::Serialize) {
@@ -112,9 +124,9 @@ impl Fuse {
 impl Drop for Fuse {
     fn drop(&mut self) {
         // The name first: it is not waited for who still uses it.
-        let _ = rustix::mount::unmount(&self.point, UnmountFlags::DETACH);
+        let _ = rustix::mount::unmount(self.point.path(), UnmountFlags::DETACH);
         self.ended.store(true, Ordering::SeqCst);
-        // It looks every few milliseconds; with it goes the descriptor.
+        // It looks every few milliseconds; with it goes the descriptor, which is its own.
         let _ = self.daemon.take().map(JoinHandle::join);
     }
 }
@@ -125,7 +137,8 @@ fn serve(device: &OwnedFd, state: &Mutex<State>, ended: &AtomicBool) {
         tv_sec: 0,
         tv_nsec: 5_000_000,
     };
-    while !ended.load(Ordering::SeqCst) {
+    let begun = Instant::now();
+    while !ended.load(Ordering::SeqCst) && begun.elapsed() < LONGEST {
         let frozen = state.lock().unwrap().hang == Some(Hang::Frozen);
         let events = match frozen {
             true => PollFlags::empty(),

@@ -26,6 +26,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+/// The budgets of a start are for an idle host; what is tested here must hold on a busy one, too.
+const SETTINGS: &str = "find_ms = 3000\naccept_ms = 5000\nqueue_ms = 1500\n";
+
 /// A session directory, a title, a worker, a PMS and an original that records how it was started.
 struct Scene {
     root: TempDir,
@@ -99,7 +102,7 @@ impl Scene {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        std::fs::write(self.root.path().join("cartridge.toml"), "queue_ms = 1500\n").unwrap();
+        std::fs::write(self.root.path().join("cartridge.toml"), SETTINGS).unwrap();
         command
     }
 

@@ -4,6 +4,7 @@ use super::{Checks, Doctor};
 use crate::admin::signature::{Look, look};
 use crate::admin::swap::Names;
 use crate::config::{self, Config};
+use crate::log::apart;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
@@ -129,6 +130,15 @@ pub(super) fn logs(doctor: &Doctor, checks: &mut Checks) {
     let dir = doctor.root.log_dir();
     let probe = dir.join(format!(".doctor-{}", std::process::id()));
     let written = fs::write(&probe, "x").and_then(|()| fs::remove_file(&probe));
+    if let Err(error) = apart::readable(&dir, None)
+        && error.kind() == std::io::ErrorKind::TimedOut
+    {
+        let fact = format!("{} does not answer", dir.display());
+        let fix =
+            "see that the share or mount with that folder answers, or set log_dir to another one";
+        checks.warn("logs", fact, fix);
+        return;
+    }
     let fix = format!("make {} a folder that Plex's user may write", dir.display());
     if let Err(error) = written {
         checks.warn("logs", format!("{}: {error}", dir.display()), fix);
