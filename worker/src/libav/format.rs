@@ -45,6 +45,8 @@ pub struct StreamInfo {
     pub time_base: Rational,
     /// Frame rate, guessed from container and codec; 0/1 when unknown.
     pub frame_rate: Rational,
+    /// Time of its first packet in its time base; [`NOPTS`](super::NOPTS) when unknown.
+    pub start: i64,
     /// Its own length in microseconds, when stream or tags tell it.
     pub duration_us: Option<i64>,
     /// Tags, e.g. `language`, `title`, `filename`, `mimetype`.
@@ -260,6 +262,7 @@ impl Input {
                 };
                 self.streams.push(StreamInfo {
                     index,
+                    start: (*stream).start_time,
                     duration_us,
                     id: (*stream).id.max(0) as u32,
                     params: Params::copy_of((*stream).codecpar)?,

@@ -207,7 +207,9 @@ impl<'a> Stage<'a> {
             let at = self.last.as_ref().map_or(at, |(last, _)| at.max(last + 1));
             return self.emit(at, &picture.frame);
         }
-        let n = self.grid.nearest(pts, picture.time_base);
+        let n = self
+            .grid
+            .number(pts, picture.time_base, self.work.first_picture);
         let (expected, fill) = match &self.last {
             Some((last, frame)) => (last + 1, Some(frame.share().map_err(|e| av(&e))?)),
             None => (self.first, None),

@@ -7,9 +7,10 @@ use super::{
 use crate::{
     input::{self, InputPolicy},
     libav::{
-        Input, MediaType, OpenOptions, Params, Rational, StreamInfo, Transfer, codec_name,
+        Input, MICROS, MediaType, NOPTS, OpenOptions, Params, Rational, StreamInfo, Transfer,
+        codec_name,
         hw::{self, Device},
-        parse_frame_rate,
+        parse_frame_rate, rescale,
     },
     plan::{
         self, Light, Stage, VideoSource,
@@ -120,6 +121,8 @@ pub(super) struct VideoWork {
     pub(super) options: Vec<(String, String)>,
     pub(super) keys: Option<KeyTimes>,
     pub(super) rate: Option<Rational>,
+    /// Time of the stream's first picture on the output's timeline, and what it is counted in.
+    pub(super) first_picture: (i64, Rational),
     pub(super) global_header: bool,
     /// The device that does some of it.
     pub(super) device: Option<DeviceWork>,
@@ -448,7 +451,13 @@ fn find(
     let mut plans = Vec::new();
     for index in found {
         let info = &streams[index];
-        let work = work(stream, info, &filtered, global_header, device)?;
+        let mut work = work(stream, info, &filtered, global_header, device)?;
+        if let Work::Video(video) = &mut work
+            && info.start != NOPTS
+        {
+            let shift = rescale(inputs[input].shift_us, MICROS, info.time_base);
+            video.first_picture.0 = info.start.saturating_sub(shift);
+        }
         let mut metadata = stream.metadata.clone();
         if matches!(work, Work::Attachment) {
             // A font without its name and type is of no use.
@@ -656,6 +665,7 @@ fn video_work(
                 Problem::new(Kind::InvalidArgument, format!("frame rate `{text}`"))
             })?),
         },
+        first_picture: (NOPTS, info.time_base),
         global_header,
         device: None,
     };

@@ -3,7 +3,7 @@
 //! depends on nothing but the title and the job's settings, so that every worker, from every start,
 //! comes to the same answer.
 
-use crate::libav::{MICROS, Rational, rescale};
+use crate::libav::{MICROS, NOPTS, Rational, rescale};
 use plexbeam_api::job::ForcedKeys;
 
 /// Seconds as exact microseconds; job times have at most that precision.
@@ -47,9 +47,30 @@ impl FrameGrid {
         ceil_div(scaled, i128::from(self.rate.den) * 1_000_000)
     }
 
-    /// Number of the frame nearest to a picture's time.
-    pub(super) fn nearest(&self, pts: i64, base: Rational) -> i64 {
-        rescale(pts, base, self.time_base())
+    /// Number of the frame that a picture becomes. `first`: time of the stream's first picture.
+    ///
+    /// The frame nearest to the first picture's time, and from there the count of frames to this
+    /// one. Containers round times, Matroska to milliseconds; pictures that lie half a frame off the
+    /// grid, as where the sound begins earlier, would else go to either side at random.
+    pub(super) fn number(&self, pts: i64, base: Rational, first: (i64, Rational)) -> i64 {
+        let (start, start_base) = first;
+        let frames_a_tick = f64::from(base.num) * f64::from(self.rate.num)
+            / (f64::from(base.den) * f64::from(self.rate.den));
+        // Times in whole frames, as `fps` gives them, are exact.
+        if start == NOPTS || frames_a_tick > 0.25 {
+            return self.nearest(pts, base);
+        }
+        let start = rescale(start, start_base, base);
+        self.nearest(start, base) + self.nearest(pts.saturating_sub(start), base)
+    }
+
+    /// Number of the frame nearest to a time, halves up: also below zero, so that a shift by whole
+    /// frames never changes the answer.
+    fn nearest(&self, ticks: i64, base: Rational) -> i64 {
+        let frames = i128::from(base.num) * i128::from(self.rate.num);
+        let ticks_each = i128::from(base.den) * i128::from(self.rate.den);
+        let doubled = 2 * i128::from(ticks) * frames + ticks_each;
+        doubled.div_euclid(2 * ticks_each) as i64
     }
 }
 
@@ -150,6 +171,31 @@ mod tests {
         let exact = FrameGrid::new(Rational { num: 25, den: 1 });
         assert_eq!(exact.first_at(40_000), 1);
         assert_eq!(exact.first_at(40_001), 2);
+    }
+
+    /// Matroska's milliseconds, counted from sound that begins `early` ms before the pictures.
+    #[test]
+    fn pictures_off_the_grid_keep_their_distance() {
+        let millis = Rational { num: 1, den: 1000 };
+        for rate in [
+            NTSC_FILM,
+            Rational { num: 24, den: 1 },
+            Rational { num: 60, den: 1 },
+        ] {
+            let grid = FrameGrid::new(rate);
+            let frame = f64::from(rate.den) * 1000.0 / f64::from(rate.num);
+            for early in 0..200 {
+                let time = |n: i64| early + (n as f64 * frame).round() as i64;
+                let first = (time(0), millis);
+                let start = grid.number(time(0), millis, first);
+                // Nowhere further than half a frame from where it belongs.
+                assert!((start as f64 * frame - early as f64).abs() <= frame / 2.0 + 1e-9);
+                for n in 0..2000 {
+                    let number = grid.number(time(n), millis, first);
+                    assert_eq!(number, start + n, "{rate:?}, {early} ms, picture {n}");
+                }
+            }
+        }
     }
 
     #[test]
