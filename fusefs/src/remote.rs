@@ -12,6 +12,7 @@ pub use catalog::{Catalog, Stale, Worker};
 pub use session::{Origin, RemoteFile, Session};
 
 use crate::config::{RemoteConfig, Secret, WorkerUrl};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream::BoxStream};
 use plexbeam_api::{FileName, Id, Segment, route, segment::Digest, session::Health};
@@ -339,31 +340,8 @@ fn repr_digest(headers: &HeaderMap) -> Option<String> {
     let value = text
         .split(',')
         .find_map(|part| part.trim().strip_prefix("sha-256=:")?.strip_suffix(':'))?;
-    unbase64(value).map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Standard base64 (RFC 4648 with padding), strict enough for a digest.
-fn unbase64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut bits = 0u32;
-    let mut count = 0;
-    for c in text.trim_end_matches('=').bytes() {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6) | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    Some(bytes)
+    let digest = STANDARD.decode(value).ok()?;
+    Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Starts the tasks that follow all workers.

@@ -20,6 +20,11 @@ use std::{
     time::Duration,
 };
 
+/// The file system asks for a segment by its digest, which nginx's own tags are not; no file changes
+/// here, so nginx may leave the question out.
+pub(crate) const HEADERS_MODULE: &str =
+    "/usr/lib/nginx/modules/ngx_http_headers_more_filter_module.so";
+
 /// The worker's id.
 pub(crate) const WORKER: &str = "bench";
 
@@ -39,7 +44,7 @@ pub(crate) struct Origin {
     pub(crate) url: String,
 }
 
-/// Content that many names share.
+/// Content that many files have.
 #[derive(Clone)]
 pub(crate) struct Content {
     path: PathBuf,
@@ -83,13 +88,14 @@ impl Origin {
         let port = free_port();
         let place = root.display();
         let config = format!(
-            "user root; worker_processes 2; daemon off; pid {place}/nginx.pid; error_log stderr crit;\n\
+            "load_module {HEADERS_MODULE};\n\
+             user root; worker_processes 2; daemon off; pid {place}/nginx.pid; error_log stderr crit;\n\
              events {{ worker_connections 4096; }}\n\
              http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;\n\
              client_body_temp_path {place}/t1; proxy_temp_path {place}/t2; fastcgi_temp_path {place}/t3;\n\
              uwsgi_temp_path {place}/t4; scgi_temp_path {place}/t5;\n\
              server {{ listen 127.0.0.1:{port} backlog=4096; root {place}/www;\n\
-             location ~ ^/sessions/[^/]+/files/. {{ }}\n\
+             location ~ ^/sessions/[^/]+/files/. {{ more_clear_input_headers If-Match; }}\n\
              location /plain/ {{ alias {place}/www/sessions/; autoindex on; }}\n\
              location / {{ proxy_pass http://{api}; proxy_http_version 1.1; proxy_buffering off;\n\
              proxy_set_header Connection \"\"; proxy_read_timeout 1h; }} }} }}\n"
@@ -127,6 +133,14 @@ impl Origin {
         Ok(())
     }
 
+    /// Makes a file of its own of the content, which nobody sees yet: no two files share pages, neither
+    /// here nor natively.
+    pub(crate) fn stage(&self, content: &Content) -> Result<PathBuf, String> {
+        let part = self.root.join("part");
+        fs::copy(&content.path, &part).map_err(|e| format!("{}: {e}", part.display()))?;
+        Ok(part)
+    }
+
     /// Publishes content under a name.
     pub(crate) fn publish(
         &self,
@@ -135,8 +149,21 @@ impl Origin {
         number: u32,
         content: &Content,
     ) -> Result<(), String> {
+        let staged = self.stage(content)?;
+        self.announce(session, name, number, content, &staged)
+    }
+
+    /// Publishes a staged file.
+    pub(crate) fn announce(
+        &self,
+        session: &str,
+        name: &str,
+        number: u32,
+        content: &Content,
+        staged: &Path,
+    ) -> Result<(), String> {
         let file = self.dir(session).join(name);
-        fs::hard_link(&content.path, &file).map_err(|e| format!("{}: {e}", file.display()))?;
+        fs::rename(staged, &file).map_err(|e| format!("{}: {e}", file.display()))?;
         let segment = Segment {
             output: 0,
             rendition: Some(0),
@@ -163,6 +190,12 @@ impl Origin {
             .push(segment);
         tell(&mut known, &event);
         Ok(())
+    }
+
+    /// Frees the memory of a session's files, which nobody reads any more.
+    pub(crate) fn clear(&self, session: &str) -> Result<(), String> {
+        let dir = self.dir(session);
+        fs::remove_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))
     }
 
     /// Event connections that are open.

@@ -1,5 +1,6 @@
 //! The readers: as many threads as are asked for, in blocks as programs read them.
 
+use reqwest::blocking::Client;
 use std::{
     fs::File,
     io::{self, Read},
@@ -13,8 +14,10 @@ const BLOCK: usize = 128 << 10;
 
 /// Files to be read by some threads.
 pub(crate) struct Job {
-    /// The files; thread after thread begins at another one.
+    /// The files.
     pub(crate) files: Vec<PathBuf>,
+    /// How many files further on each thread begins.
+    pub(crate) stride: usize,
     /// Files that each thread reads.
     pub(crate) each: usize,
     /// Threads.
@@ -56,12 +59,24 @@ pub(crate) fn read(job: &Job) -> Result<f64, String> {
     let (seconds, _) = together(job.readers, |reader| {
         let mut block = vec![0; BLOCK];
         for n in 0..job.each {
-            let path = &job.files[(reader * 7 + n) % job.files.len()];
+            let path = &job.files[(reader * job.stride + n) % job.files.len()];
             whole(path, &mut block).map_err(|e| format!("{}: {e}", path.display()))?;
         }
         Ok(())
     })?;
     Ok(seconds)
+}
+
+/// Lets the kernel forget what it holds of the job's files, so that the next read asks their file
+/// system. Native files in memory keep their pages: they have no other place.
+pub(crate) fn forget(job: &Job) -> Result<(), String> {
+    for path in &job.files {
+        let failed = |e: io::Error| format!("{}: {e}", path.display());
+        let file = File::open(path).map_err(failed)?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(|e| failed(e.into()))?;
+    }
+    Ok(())
 }
 
 /// Reads each of the names once: seconds, and the mean seconds until a file's first bytes.
@@ -87,9 +102,13 @@ pub(crate) fn cold(dir: &Path, names: &[String], readers: usize) -> Result<(f64,
     Ok((seconds, firsts.iter().sum::<f64>() / readers as f64))
 }
 
-/// The same by HTTP to nothing.
-pub(crate) fn fetch(base: &str, names: &[String], readers: usize) -> Result<(f64, f64), String> {
-    let client = plexbeam_tests::env::http_client();
+/// The same by HTTP to nothing, over the connections that the client has.
+pub(crate) fn fetch(
+    client: &Client,
+    base: &str,
+    names: &[String],
+    readers: usize,
+) -> Result<(f64, f64), String> {
     let each = names.len() / readers;
     let (seconds, firsts) = together(readers, |reader| {
         let mut block = vec![0; BLOCK];
