@@ -209,6 +209,13 @@ enum Made {
         packet: Packet,
         cut: bool,
     },
+    /// All packets of a segment were handed over; the key that begins the next one, with these
+    /// times, is still to be made.
+    Whole {
+        to: OutRef,
+        pts: i64,
+        dts: i64,
+    },
     /// No packet of this stream will lie before that time, microseconds.
     Until {
         to: OutRef,
@@ -239,6 +246,11 @@ impl Outlet {
                 cut,
             })
             .is_ok()
+    }
+
+    fn whole(&self, pts: i64, dts: i64) -> bool {
+        let to = self.to;
+        self.queue.send(Made::Whole { to, pts, dts }).is_ok()
     }
 
     fn until(&self, time_us: i64) -> bool {

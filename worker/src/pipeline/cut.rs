@@ -8,9 +8,9 @@ use super::{
     package::{Fragmented, Muxed, Packager, Part},
     report::Report,
     resolve::{Facts, OutputPlan},
-    timeline::{CutRule, compare, micros},
+    timeline::{CutRule, compare},
 };
-use crate::libav::{MICROS, NOPTS, rescale};
+use crate::libav::{MICROS, NOPTS, Packet, Rational, rescale};
 use plexbeam_api::{
     FileName, Kind, Problem, Segment,
     job::{Container, Packaging},
@@ -44,6 +44,7 @@ pub(super) fn run(
         let at = match &made {
             Made::Ready(to, _)
             | Made::Packet { to, .. }
+            | Made::Whole { to, .. }
             | Made::Until { to, .. }
             | Made::End(to) => to.output,
         };
@@ -98,79 +99,51 @@ struct Cutter<'a> {
 
 impl<'a> Cutter<'a> {
     fn new(plan: &'a OutputPlan, facts: &Facts, again: Option<&Again>) -> Result<Self, Problem> {
-        let (names, length, tolerance, first_number) = match &plan.packaging {
+        let names = match &plan.packaging {
             Packaging::Dash {
-                segment_seconds,
-                first_number,
-                tolerance_seconds,
                 init_name,
                 media_name,
-            } => (
-                Names {
-                    init: Some(init_name),
-                    media: media_name,
-                    header: None,
-                    playlist: None,
-                },
-                segment_seconds,
-                *tolerance_seconds,
-                first_number,
-            ),
+                ..
+            } => Names {
+                init: Some(init_name),
+                media: media_name,
+                header: None,
+                playlist: None,
+            },
             Packaging::Segment {
-                segment_seconds,
-                first_number,
-                tolerance_seconds,
                 media_name,
                 header_name,
                 ..
-            } => (
-                Names {
-                    init: None,
-                    media: media_name,
-                    header: header_name.as_ref(),
-                    playlist: None,
-                },
-                segment_seconds,
-                *tolerance_seconds,
-                first_number,
-            ),
+            } => Names {
+                init: None,
+                media: media_name,
+                header: header_name.as_ref(),
+                playlist: None,
+            },
             Packaging::Hls {
-                segment_seconds,
-                first_number,
                 media_name,
                 playlist_name,
-            } => (
-                Names {
-                    init: None,
-                    media: media_name,
-                    header: None,
-                    playlist: Some(playlist_name),
-                },
-                segment_seconds,
-                0.0,
-                first_number,
-            ),
+                ..
+            } => Names {
+                init: None,
+                media: media_name,
+                header: None,
+                playlist: Some(playlist_name),
+            },
         };
-        Names::file(names.media, 0, *first_number)?;
+        let rule = CutRule::new(&plan.packaging);
+        Names::file(names.media, 0, rule.first_number)?;
         if let Some(init) = names.init {
             Names::file(init, 0, 0)?;
         }
         Ok(Cutter {
             plan,
             names,
-            rule: CutRule {
-                length_us: micros(*length),
-                tolerance_us: micros(tolerance),
-                first_number: *first_number,
-            },
+            rule,
             lanes: plan.streams.iter().map(|_| Lane::new()).collect(),
             reference: 0,
             packager: None,
-            // Subtitles are counted from the first, whichever is wanted.
-            number: match again {
-                Some(again) if !plan.is_text() => again.number,
-                _ => *first_number,
-            },
+            number: plan.begins_at(again),
             is_seek: facts.is_seek,
             from_us: facts.from_us,
             origin_us: facts.origin_us,
@@ -195,7 +168,12 @@ impl<'a> Cutter<'a> {
                 self.waiting += packet.size();
                 self.lanes[to.stream]
                     .queue
-                    .push_back(Queued { packet, cut });
+                    .push_back(Queued::Packet { packet, cut });
+            }
+            Made::Whole { to, pts, dts } => {
+                self.lanes[to.stream]
+                    .queue
+                    .push_back(Queued::Whole { pts, dts });
             }
             Made::Until { to, time_us } => {
                 let lane = &mut self.lanes[to.stream];
@@ -314,9 +292,10 @@ impl<'a> Cutter<'a> {
                 return self.end_text(sink, report);
             };
             let lane = &self.lanes[next];
-            let turn_us = lane.queue.front().map_or(i64::MAX, |head| {
-                rescale(head.packet.dts(), lane.time_base, MICROS)
-            });
+            let turn_us = lane
+                .queue
+                .front()
+                .map_or(i64::MAX, |head| rescale(head.dts(), lane.time_base, MICROS));
             let wait = self
                 .lanes
                 .iter()
@@ -327,8 +306,18 @@ impl<'a> Cutter<'a> {
             let Some(queued) = self.lanes[next].queue.pop_front() else {
                 return Ok(());
             };
-            self.waiting -= queued.packet.size();
-            self.write(next, queued, sink, report)?;
+            match queued {
+                Queued::Packet { packet, cut } => {
+                    self.waiting -= packet.size();
+                    self.write(next, packet, cut, sink, report)?;
+                }
+                Queued::Whole { pts, .. } => {
+                    let base = self.lanes[next].time_base;
+                    if next == self.reference && self.ends(pts, base) {
+                        self.cut(Some(pts), false, sink, report)?;
+                    }
+                }
+            }
         }
     }
 
@@ -366,9 +355,9 @@ impl<'a> Cutter<'a> {
                 continue;
             };
             let order = compare(
-                head.packet.dts(),
+                head.dts(),
                 lane.time_base,
-                rival_head.packet.dts(),
+                rival_head.dts(),
                 rival.time_base,
             );
             if order.is_lt() || (order.is_eq() && at == self.reference) {
@@ -378,19 +367,25 @@ impl<'a> Cutter<'a> {
         best
     }
 
+    /// Does a key of the reference at `pts` end the segment being written?
+    fn ends(&self, pts: i64, base: Rational) -> bool {
+        self.base_us
+            .is_some_and(|base_us| self.rule.ends(self.number, pts, base, base_us))
+    }
+
     fn write(
         &mut self,
         at: usize,
-        queued: Queued,
+        packet: Packet,
+        cut: bool,
         sink: &mut dyn Sink,
         report: &mut Report,
     ) -> Result<(), Problem> {
-        let Queued { packet, cut } = queued;
         let base = self.lanes[at].time_base;
         if at == self.reference {
-            if let Some(base_us) = self.base_us {
+            if self.base_us.is_some() {
                 let text_begins = self.is_text() && self.lanes[at].start.is_none();
-                if cut && !text_begins && self.rule.ends(self.number, packet.pts(), base, base_us) {
+                if cut && !text_begins && self.ends(packet.pts(), base) {
                     self.cut(Some(packet.pts()), false, sink, report)?;
                 }
             } else {

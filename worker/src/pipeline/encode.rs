@@ -2,7 +2,7 @@
 
 use super::{
     Outlet, Pacer, Ready, Shared, av,
-    resolve::{Facts, VideoWork},
+    resolve::{Facts, FirstEnd, VideoWork},
     timeline::{FrameGrid, KeyTimes},
     video::Picture,
 };
@@ -87,6 +87,17 @@ struct Stage<'a> {
     shared: &'a Shared,
     facts: &'a Facts,
     encoder: Encoder,
+    /// For another encoder like it.
+    settings: VideoSettings,
+    options: Vec<(String, String)>,
+    /// What the encoder was opened with. Its colours are in the parameter sets.
+    like: Frame,
+    /// The end of the first segment, until it was reached.
+    first_end: Option<FirstEnd>,
+    /// A picture went to the encoder.
+    begun: bool,
+    /// From decoding to showing a key, ticks; `None` before the first packet.
+    delay: Option<i64>,
     headers: Option<BitstreamFilter>,
     grid: FrameGrid,
     constant: bool,
@@ -167,7 +178,7 @@ impl<'a> Stage<'a> {
             )
             .max(1)
         };
-        let first = if constant {
+        let from = if constant {
             grid.first_at(facts.from_us)
         } else {
             rescale(facts.from_us, MICROS, time_base)
@@ -178,12 +189,21 @@ impl<'a> Stage<'a> {
             shared,
             facts,
             encoder,
+            settings,
+            options,
+            like: first.frame.share().map_err(|e| av(&e))?,
+            // Off the grid times of decoding depend on pictures to come.
+            first_end: work
+                .first
+                .filter(|_| constant && work.encoder == "libx264" && work.keys.is_some()),
+            begun: false,
+            delay: None,
             headers,
             grid,
             constant,
             time_base,
             frame_duration,
-            first,
+            first: from,
             last: None,
             last_key: i64::MIN,
             cuts: VecDeque::new(),
@@ -268,9 +288,13 @@ impl<'a> Stage<'a> {
         let key = self.is_key(at);
         own.set_pts(at);
         own.set_key(key);
-        if key {
+        if key && !self.ends_first(at)? {
             self.cuts.push_back(at);
         }
+        if self.shared.is_over() {
+            return Ok(false);
+        }
+        self.begun = true;
         self.last = Some((at, frame.share().map_err(|e| av(&e))?));
         let seconds = f64::from(self.time_base.num) / f64::from(self.time_base.den);
         self.pacer
@@ -283,8 +307,38 @@ impl<'a> Stage<'a> {
         self.drain()
     }
 
+    /// At the key that ends the first segment: lets out all that the encoder still holds and goes on
+    /// with another one, so that the segment waits for no picture behind it. True where it did. Look
+    /// ahead never reaches over a key that begins a GOP, so the pictures are none the worse; only the
+    /// rate control (`maxrate`, `bufsize`) begins anew, as after a seek.
+    fn ends_first(&mut self, at: i64) -> Result<bool, Problem> {
+        let Some(end) = self.first_end else {
+            return Ok(false);
+        };
+        let origin_us = self.facts.origin_us;
+        // A first picture that lies behind the end all the same leaves its segment its own.
+        if !self.begun || !end.rule.ends(end.number, at, self.time_base, origin_us) {
+            return Ok(false);
+        }
+        self.first_end = None;
+        let (next, _) = open(self.work, &self.like, self.settings, &self.options)?;
+        let sets = |encoder: &Encoder| encoder.params().map_err(|e| av(&e));
+        // Both must be read by one init segment.
+        if sets(&next)?.extradata() != sets(&self.encoder)?.extradata() {
+            return Ok(false);
+        }
+        self.encoder.send(None).map_err(|e| av(&e))?;
+        if !self.drain()? {
+            return Ok(false);
+        }
+        self.encoder = next;
+        self.outlet.whole(at, at - self.delay.unwrap_or(0));
+        Ok(true)
+    }
+
     fn drain(&mut self) -> Result<bool, Problem> {
         while let Received::Item(mut packet) = self.encoder.receive().map_err(|e| av(&e))? {
+            self.delay.get_or_insert(packet.pts() - packet.dts());
             if packet.duration() <= 0 {
                 packet.set_duration(self.frame_duration);
             }

@@ -5,10 +5,22 @@ use crate::libav::{MICROS, NOPTS, Packet, Rational};
 use plexbeam_api::segment::MediaKind;
 use std::collections::VecDeque;
 
-/// A packet that waits for its turn.
-pub(super) struct Queued {
-    pub(super) packet: Packet,
-    pub(super) cut: bool,
+/// What waits for its turn, in order of decoding times.
+pub(super) enum Queued {
+    /// `cut`: a segment may end before it.
+    Packet { packet: Packet, cut: bool },
+    /// The segment is whole; the next one begins with a key of these times that is still to come.
+    Whole { pts: i64, dts: i64 },
+}
+
+impl Queued {
+    /// When its turn comes, in the lane's time base.
+    pub(super) fn dts(&self) -> i64 {
+        match self {
+            Queued::Packet { packet, .. } => packet.dts(),
+            Queued::Whole { dts, .. } => *dts,
+        }
+    }
 }
 
 /// One stream on its way into the packager.

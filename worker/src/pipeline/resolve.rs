@@ -1,8 +1,11 @@
 //! From a job's words to open inputs and certain streams.
 
 use super::{
-    Again, OnDevice, Outlet, Ready, Shared, Task, av, burn::Side, demux::Target, spawn,
-    timeline::KeyTimes,
+    Again, OnDevice, Outlet, Ready, Shared, Task, av,
+    burn::Side,
+    demux::Target,
+    spawn,
+    timeline::{CutRule, KeyTimes},
 };
 use crate::{
     input::{self, InputPolicy},
@@ -91,6 +94,15 @@ impl OutputPlan {
     pub(super) fn is_text(&self) -> bool {
         matches!(&self.packaging, Packaging::Segment { container, .. } if container.is_text())
     }
+
+    /// Number of the first segment that is made.
+    pub(super) fn begins_at(&self, again: Option<&Again>) -> u32 {
+        match again {
+            // Subtitles are counted from the first, whichever is wanted.
+            Some(again) if !self.is_text() => again.number,
+            _ => CutRule::new(&self.packaging).first_number,
+        }
+    }
 }
 
 /// One stream of an output.
@@ -106,7 +118,7 @@ pub(super) struct StreamPlan {
 /// What is done to a stream.
 pub(super) enum Work {
     Copy { before_start: bool },
-    Video(VideoWork),
+    Video(Box<VideoWork>),
     Audio(AudioWork),
     Subtitle { encoder: &'static str },
     Attachment,
@@ -124,8 +136,17 @@ pub(super) struct VideoWork {
     /// Time of the stream's first picture on the output's timeline, and what it is counted in.
     pub(super) first_picture: (i64, Rational),
     pub(super) global_header: bool,
+    /// When the first segment ends, where this video decides that.
+    pub(super) first: Option<FirstEnd>,
     /// The device that does some of it.
     pub(super) device: Option<DeviceWork>,
+}
+
+/// The end of the first segment that a job makes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FirstEnd {
+    pub(super) rule: CutRule,
+    pub(super) number: u32,
 }
 
 /// What a device does for a video stream.
@@ -241,12 +262,24 @@ pub(super) fn resolve(
             ));
         }
         let muxer_options = output.muxer_options.clone();
-        outputs.push(OutputPlan {
+        let mut plan = OutputPlan {
             at: o,
             packaging: output.packaging.clone(),
             muxer_options,
             streams,
+        };
+        let first = FirstEnd {
+            rule: CutRule::new(&plan.packaging),
+            number: plan.begins_at(again),
+        };
+        let video = plan.streams.iter_mut().find(|s| {
+            let info = &inputs[s.input].input.streams[s.index];
+            info.params.media_type() == MediaType::AVMEDIA_TYPE_VIDEO
         });
+        if let Some(Work::Video(work)) = video.map(|s| &mut s.work) {
+            work.first = Some(first);
+        }
+        outputs.push(plan);
     }
     if let (Some(again), [output]) = (again, outputs.as_mut_slice()) {
         start_again(again, output, &mut inputs, &mut facts);
@@ -615,7 +648,7 @@ fn work(
     }
     let own = plan::encoder_options(encoder, plan, options)?;
     Ok(match plan.media {
-        MediaKind::Video => Work::Video(video_work(
+        MediaKind::Video => Work::Video(Box::new(video_work(
             stream,
             (plan, own, options),
             info,
@@ -625,7 +658,7 @@ fn work(
             },
             global_header,
             device,
-        )?),
+        )?)),
         MediaKind::Audio => Work::Audio(AudioWork {
             chain: plan::software_audio(
                 match filtered {
@@ -667,6 +700,7 @@ fn video_work(
         },
         first_picture: (NOPTS, info.time_base),
         global_header,
+        first: None,
         device: None,
     };
     if let Some(OnDevice { device, can }) = device {

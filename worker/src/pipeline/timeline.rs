@@ -4,7 +4,7 @@
 //! comes to the same answer.
 
 use crate::libav::{MICROS, NOPTS, Rational, rescale};
-use plexbeam_api::job::ForcedKeys;
+use plexbeam_api::job::{ForcedKeys, Packaging};
 
 /// Seconds as exact microseconds; job times have at most that precision.
 pub(super) fn micros(seconds: f64) -> i64 {
@@ -143,6 +143,34 @@ pub(super) struct CutRule {
 }
 
 impl CutRule {
+    /// The rule of an output.
+    pub(super) fn new(packaging: &Packaging) -> Self {
+        let (length, tolerance, first_number) = match packaging {
+            Packaging::Dash {
+                segment_seconds,
+                first_number,
+                tolerance_seconds,
+                ..
+            }
+            | Packaging::Segment {
+                segment_seconds,
+                first_number,
+                tolerance_seconds,
+                ..
+            } => (*segment_seconds, *tolerance_seconds, *first_number),
+            Packaging::Hls {
+                segment_seconds,
+                first_number,
+                ..
+            } => (*segment_seconds, 0.0, *first_number),
+        };
+        CutRule {
+            length_us: micros(length),
+            tolerance_us: micros(tolerance),
+            first_number,
+        }
+    }
+
     /// Does a key at `pts` end segment `number`? `base_us` is the start of the job: the time asked
     /// for when the video is encoded (keys are forced on the title's grid), the first key's own
     /// time when it is copied.

@@ -2,6 +2,7 @@
 
 mod again;
 mod burn;
+mod first;
 mod inputs;
 mod kit;
 mod overlay;
