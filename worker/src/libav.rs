@@ -237,6 +237,28 @@ pub fn evaluate(expression: &str, variables: &[(&str, f64)]) -> Option<f64> {
     (code >= 0 && result.is_finite()).then_some(result)
 }
 
+/// Does libav know a channel layout by that text?
+pub fn is_channel_layout(text: &str) -> bool {
+    // SAFETY: the layout starts zeroed, as libav asks, and is given back; the text lives meanwhile.
+    unsafe {
+        let mut layout = std::mem::zeroed::<ffi::AVChannelLayout>();
+        let code = ffi::av_channel_layout_from_string(&mut layout, c(text).as_ptr());
+        let good = code == 0 && layout.nb_channels > 0;
+        ffi::av_channel_layout_uninit(&mut layout);
+        good
+    }
+}
+
+/// Does libav know pictures in main memory by that name?
+pub fn is_memory_format(name: &str) -> bool {
+    // SAFETY: looks up static tables; the description may be null.
+    unsafe {
+        ffi::av_pix_fmt_desc_get(ffi::av_get_pix_fmt(c(name).as_ptr()))
+            .as_ref()
+            .is_some_and(|known| known.flags & ffi::AV_PIX_FMT_FLAG_HWACCEL as u64 == 0)
+    }
+}
+
 /// libav's short name of a codec id.
 pub fn codec_name(id: CodecId) -> String {
     // SAFETY: always a static text.

@@ -10,6 +10,7 @@ pub mod graph;
 pub mod operation;
 mod options;
 mod software;
+mod values;
 
 use crate::libav;
 use operation::{BurnText, Operation};
@@ -264,11 +265,22 @@ pub fn check(spec: &JobSpec) -> Result<(), Problem> {
     }
     for (o, output) in spec.outputs.iter().enumerate() {
         check_packaging(&output.packaging, &format!("outputs[{o}].packaging"))?;
-        for (key, _) in &output.muxer_options {
+        for (key, value) in &output.muxer_options {
             if !MUXER_OPTIONS.contains(&key.as_str()) {
                 return Err(Problem::new(
                     Kind::Unsupported,
                     format!("muxer option `{key}` is unknown"),
+                )
+                .at(format!("outputs[{o}].muxer_options")));
+            }
+            // A duration may be written with colons.
+            if !value.split(':').all(values::is_word) {
+                return Err(Problem::new(
+                    Kind::Unsupported,
+                    format!(
+                        "muxer option `{key}`: `{}` is not possible",
+                        values::shown(value)
+                    ),
                 )
                 .at(format!("outputs[{o}].muxer_options")));
             }

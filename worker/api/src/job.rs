@@ -3,8 +3,9 @@
 //! Times are microseconds on the title's timeline unless a field says otherwise. Option values stay
 //! texts as they stood in the argv (`20000k`, `23.975999999999999`), because libav reads them itself.
 
-use crate::{FileName, Id};
+use crate::{FileName, Id, secret};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 mod short;
 pub use short::{ShortArguments, ShortInput, ShortJob, ShortOutput};
@@ -76,7 +77,7 @@ fn yes() -> bool {
 }
 
 /// Where the bytes of an input are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Location {
     /// A path as the Plex host sees it; the worker applies its path maps and media roots.
@@ -97,6 +98,24 @@ pub enum Location {
         #[serde(with = "base64_bytes")]
         data: Vec<u8>,
     },
+}
+
+/// Without what a URL's query signs, and without content.
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::Path { path } => f.debug_struct("Path").field("path", path).finish(),
+            Location::Url { url } => f
+                .debug_struct("Url")
+                .field("url", &secret::bare(url))
+                .finish(),
+            Location::Inline { name, data } => f
+                .debug_struct("Inline")
+                .field("name", name)
+                .field("bytes", &data.len())
+                .finish(),
+        }
+    }
 }
 
 /// Most bytes that all [`Location::Inline`] of a job may carry together.

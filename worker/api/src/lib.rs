@@ -19,6 +19,7 @@ pub mod manifest;
 pub mod media;
 pub mod mount;
 pub mod route;
+mod secret;
 pub mod segment;
 pub mod session;
 

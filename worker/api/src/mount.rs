@@ -1,8 +1,9 @@
 //! The extended attributes by which the cartridge and the mount talk (DESIGN 5). All are addressed
 //! by absolute path, because after a remount an old working directory belongs to the dead mount.
 
-use crate::{FileName, Id, segment::Digest};
+use crate::{FileName, Id, secret::Hidden, segment::Digest};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Set by the cartridge on its session directory: a JSON [`Binding`]. Write-only.
 pub const XATTR_SOURCE: &str = "user.plexbeam.source";
@@ -24,7 +25,7 @@ pub const XATTR_STATUS: &str = "user.plexbeam.status";
 pub const HELD_WAIT_MS: u64 = 1_000;
 
 /// Ties a session directory to a worker's session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Binding {
     /// Worker id; must be one of the mount's own workers, else EPERM.
@@ -39,8 +40,20 @@ pub struct Binding {
     pub epoch: u64,
 }
 
+impl fmt::Debug for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Binding")
+            .field("worker", &self.worker)
+            .field("session", &self.session)
+            .field("token", &Hidden)
+            .field("patterns", &self.patterns)
+            .field("epoch", &self.epoch)
+            .finish()
+    }
+}
+
 /// What the mount says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountInfo {
     /// Program version.
     pub version: String,
@@ -56,6 +69,19 @@ pub struct MountInfo {
     /// of the directory asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_secret: Option<String>,
+}
+
+impl fmt::Debug for MountInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MountInfo")
+            .field("version", &self.version)
+            .field("api_version", &self.api_version)
+            .field("mountpoint", &self.mountpoint)
+            .field("read_deadline_ms", &self.read_deadline_ms)
+            .field("media", &self.media)
+            .field("media_secret", &self.media_secret.as_ref().map(|_| Hidden))
+            .finish()
+    }
 }
 
 /// One worker as the mount sees it.

@@ -1,7 +1,8 @@
 //! What the worker says of jobs and of itself.
 
-use crate::{Id, Problem, event::Progress};
+use crate::{Id, Problem, event::Progress, secret::Hidden};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Where a session is. `queued -> running -> completed | failed | cancelled`; `paused` is a running
 /// session whose owner is unheard; `draining` one that may finish while the worker leaves.
@@ -35,7 +36,7 @@ impl SessionState {
 }
 
 /// Body of the 202 to `POST /transcode`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     /// The job's id, as submitted.
     pub job_id: Id,
@@ -49,6 +50,19 @@ pub struct Accepted {
     pub api_version: u32,
     /// Paths, relative to the worker's base URL.
     pub urls: Urls,
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accepted")
+            .field("job_id", &self.job_id)
+            .field("session", &self.session)
+            .field("token", &Hidden)
+            .field("worker", &self.worker)
+            .field("api_version", &self.api_version)
+            .field("urls", &self.urls)
+            .finish()
+    }
 }
 
 /// Where to go on, relative to the worker's base URL.

@@ -25,8 +25,13 @@ const SKIP: u64 = 2 << 20;
 const KEEP: usize = 8;
 /// Longest silence of the server before the input counts as gone.
 const STALL: Duration = Duration::from_secs(20);
-/// Attempts to go on at a position after a broken connection.
-const ATTEMPTS: u32 = 4;
+/// How long a server may be away, as for a restart, before the input counts as gone. Shorter than
+/// [`STALL`], so that its own words are told.
+const AWAY: Duration = Duration::from_secs(15);
+/// First pause before asking again; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 struct Block {
     start: u64,
@@ -125,7 +130,7 @@ impl HttpSource {
         let (client, url, end) = (self.client.clone(), self.url.clone(), self.size);
         // The thread ends when the receiver is dropped, at the end of the file, or on an error.
         std::thread::spawn(move || {
-            if let Err(error) = pump(&client, &url, at, end, &sender) {
+            if let Err(error) = pump(&client, &url, at, end, AWAY, &sender) {
                 let _ = sender.send(Err(error));
             }
         });
@@ -197,23 +202,43 @@ fn pump(
     url: &reqwest::Url,
     mut at: u64,
     end: u64,
+    away: Duration,
     sender: &SyncSender<io::Result<Vec<u8>>>,
 ) -> io::Result<()> {
-    let mut failures = 0;
+    let mut since = Instant::now();
+    let mut pause = FIRST_PAUSE;
     while at < end {
         let before = at;
-        match pump_once(client, url, &mut at, end, sender) {
+        let error = match pump_once(client, url, &mut at, end, sender) {
             Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(error) => {
-                failures = if at > before { 1 } else { failures + 1 };
-                if failures >= ATTEMPTS {
-                    return Err(error);
-                }
-            }
+            Ok(false) => continue,
+            Err(Broken::Refused(error)) => return Err(error),
+            Err(Broken::Gone(error)) => error,
+        };
+        if at > before {
+            (since, pause) = (Instant::now(), FIRST_PAUSE);
         }
+        if since.elapsed() + pause > away {
+            return Err(error);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
     Ok(())
+}
+
+/// Why a response ended early.
+enum Broken {
+    /// The server says no, and would again.
+    Refused(io::Error),
+    /// It may come back.
+    Gone(io::Error),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Broken::Gone(error)
+    }
 }
 
 /// One response. `Ok(true)`: nobody listens any more.
@@ -223,17 +248,18 @@ fn pump_once(
     at: &mut u64,
     end: u64,
     sender: &SyncSender<io::Result<Vec<u8>>>,
-) -> io::Result<bool> {
+) -> Result<bool, Broken> {
     let mut response = client
         .get(url.clone())
         .header(header::RANGE, format!("bytes={at}-{}", end - 1))
         .send()
         .map_err(|e| io::Error::other(e.without_url()))?;
     if response.status() != StatusCode::PARTIAL_CONTENT {
-        return Err(io::Error::other(format!(
-            "the media server answered {}",
-            response.status()
-        )));
+        let error = io::Error::other(format!("the media server answered {}", response.status()));
+        return Err(match response.status().is_server_error() {
+            true => Broken::Gone(error),
+            false => Broken::Refused(error),
+        });
     }
     loop {
         let mut block = vec![0; BLOCK.min((end - *at) as usize)];
@@ -243,7 +269,7 @@ fn pump_once(
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if filled == 0 => return Err(error),
+                Err(error) if filled == 0 => return Err(error.into()),
                 Err(_) => break,
             }
             // The first bytes of a response are what the demuxer waits for.
@@ -252,7 +278,7 @@ fn pump_once(
             }
         }
         if filled == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         block.truncate(filled);
         *at += filled as u64;
@@ -297,5 +323,103 @@ impl Seek for HttpSource {
         };
         self.position = position.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{BufRead, BufReader, Write},
+        net::{TcpListener, TcpStream},
+        sync::Arc,
+    };
+
+    const SIZE: usize = 3 << 20;
+
+    fn byte(at: usize) -> u8 {
+        (at * 31 / 7) as u8
+    }
+
+    /// Reads a request and gives the range that it asks for.
+    fn range(socket: &TcpStream) -> Option<(usize, usize)> {
+        let mut found = None;
+        for line in BufReader::new(socket).lines() {
+            let line = line.ok()?.to_ascii_lowercase();
+            if let Some(text) = line.strip_prefix("range: bytes=") {
+                let (from, to) = text.split_once('-')?;
+                found = Some((from.parse().ok()?, to.parse().ok()?));
+            }
+            if line.is_empty() {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// Answers the range but sends at most `most` bytes of it.
+    fn answer(mut socket: TcpStream, most: usize) {
+        let Some((from, to)) = range(&socket) else {
+            return;
+        };
+        let head = format!(
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{to}/{SIZE}\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n",
+            to + 1 - from
+        );
+        let body: Vec<u8> = (from..=to).take(most).map(byte).collect();
+        // A client that has seen enough hangs up.
+        let _ = socket
+            .write_all(head.as_bytes())
+            .and_then(|()| socket.write_all(&body));
+    }
+
+    fn open(port: u16) -> HttpSource {
+        let url = format!("http://127.0.0.1:{port}/film.mkv");
+        HttpSource::open(&url, Arc::new(|| false)).unwrap().0
+    }
+
+    #[test]
+    fn a_server_that_restarts_is_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let mut sockets = listener.incoming().map_while(Result::ok);
+            answer(sockets.next().unwrap(), 1);
+            answer(sockets.next().unwrap(), 1 << 20);
+            // Connections that are closed without an answer: the server is on its way down and up.
+            for socket in sockets.by_ref().take(5) {
+                drop(socket);
+            }
+            answer(sockets.next().unwrap(), SIZE);
+        });
+        let mut source = open(port);
+        let mut film = Vec::new();
+        source.read_to_end(&mut film).unwrap();
+        assert_eq!(film.len(), SIZE);
+        assert!(film.iter().enumerate().all(|(at, b)| *b == byte(at)));
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn one_that_stays_away_or_refuses_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = Client::new();
+        let url: reqwest::Url = format!("http://127.0.0.1:{port}/film.mkv").parse().unwrap();
+        let (sender, _blocks) = sync_channel(AHEAD);
+        let pump = |away| pump(&client, &url, 0, SIZE as u64, away, &sender);
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            range(&socket);
+            let no = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            socket.write_all(no.as_bytes()).unwrap();
+        });
+        // With no end of patience: a refusal is final.
+        let refused = pump(Duration::MAX / 2).unwrap_err();
+        assert!(refused.to_string().contains("403"), "{refused}");
+        server.join().unwrap();
+        // Nobody listens now.
+        assert!(pump(Duration::from_millis(200)).is_err());
     }
 }

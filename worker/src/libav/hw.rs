@@ -388,7 +388,7 @@ pub fn filter_knows(filter: &str, option: &str) -> bool {
             c(option).as_ptr(),
             std::ptr::null(),
             0,
-            ffi::AV_OPT_SEARCH_FAKE_OBJ as c_int,
+            (ffi::AV_OPT_SEARCH_FAKE_OBJ | ffi::AV_OPT_SEARCH_CHILDREN) as c_int,
         )
         .is_null()
     }

@@ -102,6 +102,10 @@ const SILENCE_US: i64 = 5_000_000;
 /// The same for subtitles: nobody waits for them, but a finished segment of theirs can be told of.
 const SUBTITLE_SILENCE_US: i64 = 2_000_000;
 
+/// Longest that a subtitle's own length makes the title: VobSub and DVB have some without an end, which
+/// containers write as one of days.
+const MAX_SUBTITLE_US: i64 = 30_000_000;
+
 /// How much earlier than the start audio is read: an encoder wants two frames before its first
 /// wanted one, and packets are cut by decoding time, which lies before the presentation time by the
 /// video encoder's delay.
@@ -463,8 +467,13 @@ fn read_all(
         packet.set_times(moved(packet.pts()), moved(packet.dts()));
         let time = packet.time();
         if time != NOPTS {
-            end_us = end_us.max(rescale(time + packet.duration(), base, MICROS));
             let here = rescale(time, base, MICROS);
+            let lasts = rescale(packet.duration().max(0), base, MICROS);
+            let most = match stream.params.media_type() {
+                MediaType::AVMEDIA_TYPE_SUBTITLE => MAX_SUBTITLE_US,
+                _ => i64::MAX,
+            };
+            end_us = end_us.max(here.saturating_add(lasts.min(most)));
             for route in routes.iter_mut() {
                 if let Target::Burn(inlet) = &route.to {
                     inlet.reached(here);

@@ -3,10 +3,11 @@
 use super::{
     graph::{Filter, Step},
     operation::unsupported,
+    values,
 };
 use plexbeam_api::Problem;
 
-/// Audio operations that run as they stand. None of them opens a file.
+/// Audio operations that run with their options checked. None of them opens a file.
 const AUDIO_FILTERS: &[&str] = &[
     "aresample",
     "aformat",
@@ -33,8 +34,8 @@ pub fn audio(
             return Err(unsupported(&filter.name));
         }
         chain.push(match filter.name.as_str() {
-            "aresample" => resampler(filter),
-            _ => filter.text(),
+            "aresample" => resampler(filter)?,
+            name => values::text(name, &values::checked(filter)?),
         });
     }
     let option = |key: &str| {
@@ -54,7 +55,10 @@ pub fn audio(
     match (encoder, option("ar")) {
         // Opus knows no other clock than 48 kHz.
         ("libopus", _) => format.push_str(":sample_rates=48000"),
-        (_, Some(rate)) if rate.bytes().all(|b| b.is_ascii_digit()) => {
+        (_, Some(rate)) => {
+            let rate: u32 = rate.parse().map_err(|_| {
+                values::refused(format!("`{}` is no sample rate", values::shown(rate)))
+            })?;
             format.push_str(&format!(":sample_rates={rate}"));
         }
         ("ac3" | "eac3", _) => format.push_str(":sample_rates=48000|44100|32000"),
@@ -68,7 +72,13 @@ pub fn audio(
         option("channel_layout").or(option("ch_layout")),
         option("ac"),
     ) {
-        (Some(layout), _) => Some(layout.to_owned()),
+        (Some(layout), _) if values::is_layout(layout) => Some(layout.to_owned()),
+        (Some(layout), _) => {
+            return Err(values::refused(format!(
+                "`{}` is no channel layout",
+                values::shown(layout)
+            )));
+        }
         (None, Some(count)) => channels_layout(count),
         (None, None) => match encoder {
             "libmp3lame" => Some("stereo|mono".to_owned()),
@@ -85,30 +95,19 @@ pub fn audio(
 
 /// `aresample` in the words of libav 5.1 and later: `ocl` and `och` of older command lines are read
 /// there, too, but change nothing.
-fn resampler(filter: &Filter) -> String {
-    let arguments = filter.arguments();
-    let named = |names: &[&str]| {
-        let found = arguments
-            .iter()
-            .find(|(key, _)| names.contains(&key.as_str()));
-        found.map(|(_, value)| value.clone())
-    };
-    let layout = named(&["ochl", "out_chlayout", "ocl", "out_channel_layout"])
-        .or_else(|| named(&["och", "out_channel_count"]).and_then(|count| channels_layout(&count)));
-    let old = ["ocl", "out_channel_layout", "och", "out_channel_count"];
-    let mut kept: Vec<String> = arguments
-        .iter()
-        .filter(|(key, _)| !old.contains(&key.as_str()))
-        .filter(|(key, _)| !matches!(key.as_str(), "ochl" | "out_chlayout"))
-        .map(|(key, value)| match key.as_str() {
-            "" => value.clone(),
-            key => format!("{key}={value}"),
-        })
-        .collect();
-    if let Some(layout) = layout {
-        kept.push(format!("ochl='{layout}'"));
+fn resampler(filter: &Filter) -> Result<String, Problem> {
+    let mut layout = None;
+    let mut count = None;
+    let mut kept = Vec::new();
+    for (key, value) in values::checked(filter)? {
+        match key {
+            "ochl" | "ocl" => layout = Some(value),
+            "och" => count = channels_layout(&value),
+            _ => kept.push((key, value)),
+        }
     }
-    Filter::new("aresample", kept.join(":")).text()
+    kept.extend(layout.or(count).map(|layout| ("ochl", layout)));
+    Ok(values::text("aresample", &kept))
 }
 
 /// libav's own choice for a number of channels.
@@ -136,14 +135,14 @@ mod tests {
         for (from, to) in [
             (
                 "async=1:ochl='stereo':rematrix_maxval=0.000000dB:osr=48000",
-                "aresample=async=1:rematrix_maxval=0.000000dB:osr=48000:ochl='stereo'",
+                "aresample=async=1:rematrix_maxval=0.000000dB:osr=48000:ochl=stereo",
             ),
-            ("ocl='5.1':osr=48000", "aresample=osr=48000:ochl='5.1'"),
-            ("48000:och=1", "aresample=48000:ochl='mono'"),
-            ("och=6:ocl=5.1(side)", "aresample=ochl='5.1(side)'"),
+            ("ocl='5.1':osr=48000", "aresample=osr=48000:ochl=5.1"),
+            ("48000:och=1", "aresample=sample_rate=48000:ochl=mono"),
+            ("och=6:ocl=5.1(side)", "aresample=ochl=5.1(side)"),
             ("async=1", "aresample=async=1"),
         ] {
-            assert_eq!(resampler(&Filter::new("aresample", from)), to);
+            assert_eq!(resampler(&Filter::new("aresample", from)).unwrap(), to);
         }
     }
 }

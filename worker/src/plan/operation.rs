@@ -5,7 +5,10 @@
 //! function from `&[Operation]` to what its device runs; `software` is the one that takes
 //! every operation.
 
-use super::graph::{self, Filter, Line, Step};
+use super::{
+    graph::{self, Filter, Line, Step},
+    values::{self, Form},
+};
 use plexbeam_api::{Kind, Problem, job::StreamSelector};
 
 mod inlineass;
@@ -33,13 +36,13 @@ pub enum Operation {
     Tonemap(Tonemap),
     /// Fields to frames.
     Deinterlace(Deinterlace),
-    /// `fps`: arguments as they stood.
+    /// `fps`: checked arguments, as they stand in a graph.
     Rate(String),
     /// Text subtitles drawn on the picture.
     BurnText(Box<BurnText>),
     /// A second stream, of picture subtitles, laid on top.
     Overlay(Box<Overlay>),
-    /// A harmless filter that software runs as it stands.
+    /// A harmless filter with checked arguments, which software runs as it stands.
     Plain(Filter),
 }
 
@@ -198,11 +201,21 @@ fn step_operations(
             return Err(unsupported(name));
         }
         let a = Arguments::of(filter, &["x", "y"]);
-        let size = a.any(&["w"]).zip(a.any(&["h"]));
+        let place = |names: &[&str]| -> Result<String, Problem> {
+            let place = a.any(names).unwrap_or_else(|| "0".into());
+            argument(name, names[0], Form::Expression, place)
+        };
+        let size = match a.any(&["w"]).zip(a.any(&["h"])) {
+            Some((w, h)) => Some((
+                argument(name, "w", Form::Expression, w)?,
+                argument(name, "h", Form::Expression, h)?,
+            )),
+            None => None,
+        };
         out.push(Operation::Overlay(Box::new(Overlay {
+            x: place(&["x", "overlay_x"])?,
+            y: place(&["y", "overlay_y"])?,
             line: video_line(side, burns)?,
-            x: a.any(&["x", "overlay_x"]).unwrap_or_else(|| "0".into()),
-            y: a.any(&["y", "overlay_y"]).unwrap_or_else(|| "0".into()),
             size,
         })));
         return Ok(());
@@ -211,9 +224,9 @@ fn step_operations(
         return Ok(());
     }
     match name {
-        "scale" => out.push(Operation::Scale(software_scale(filter))),
+        "scale" => out.push(Operation::Scale(software_scale(filter)?)),
         "scale_cuda" | "scale_npp" | "scale_vaapi" | "scale_qsv" | "scale_vulkan"
-        | "scale_opencl" | "scale_rkrga" => device_scale(filter, out),
+        | "scale_opencl" | "scale_rkrga" => device_scale(filter, out)?,
         "vpp_qsv" => {
             let a = Arguments::of(filter, &[]);
             match a.get("deinterlace").as_deref() {
@@ -225,12 +238,13 @@ fn step_operations(
                 })),
             }
             if let Some(rate) = a.get("framerate") {
-                out.push(Operation::Rate(graph::escape(&rate)));
+                let rate = argument(name, "framerate", Form::Rate, rate)?;
+                out.push(Operation::Rate(format!("fps={}", graph::escape(&rate))));
             }
             if a.get("tonemap").is_some_and(|t| t != "0") {
                 out.push(Operation::Tonemap(Tonemap::of(Curve::Any)));
             }
-            device_scale(filter, out);
+            device_scale(filter, out)?;
         }
         "format" => {
             let formats = Arguments::of(filter, &["pix_fmts"])
@@ -239,8 +253,8 @@ fn step_operations(
             let formats: Vec<String> = formats
                 .split('|')
                 .filter(|f| !f.is_empty() && !DEVICE_FORMATS.contains(f))
-                .map(str::to_owned)
-                .collect();
+                .map(|f| argument(name, "pix_fmts", Form::Pixels, f.to_owned()))
+                .collect::<Result<_, _>>()?;
             if !formats.is_empty() {
                 out.push(Operation::Format(formats));
             }
@@ -252,7 +266,7 @@ fn step_operations(
             if let Some(curve) = a.get("tonemapping") {
                 out.push(Operation::Tonemap(Tonemap::of(curve_of(&curve)?)));
             }
-            device_scale(filter, out);
+            device_scale(filter, out)?;
         }
         "yadif" | "yadif_cuda" | "yadif_videotoolbox" | "bwdif" | "bwdif_cuda" | "bwdif_vulkan" => {
             let a = Arguments::of(filter, &["mode", "parity", "deint"]);
@@ -277,14 +291,23 @@ fn step_operations(
                 bwdif: false,
             }));
         }
-        "fps" => out.push(Operation::Rate(filter.args.clone())),
+        "fps" => {
+            let options = values::checked(filter)?;
+            let text = values::text("fps", &options);
+            out.push(Operation::Rate(text.replacen("fps=", "", 1)));
+        }
         "inlineass" => {
             out.push(Operation::BurnText(Box::new(BurnText::read(
                 filter, *burns,
             )?)));
             *burns += 1;
         }
-        name if PLAIN.contains(&name) => out.push(Operation::Plain(filter.clone())),
+        name if PLAIN.contains(&name) => {
+            let options = values::checked(filter)?;
+            let text = values::text(name, &options);
+            let args = text.split_once('=').map_or("", |(_, args)| args);
+            out.push(Operation::Plain(Filter::new(name, args)));
+        }
         _ => return Err(unsupported(name)),
     }
     Ok(())
@@ -296,6 +319,17 @@ pub(super) fn unsupported(name: &str) -> Problem {
         format!("filter `{name}` is not possible on this worker yet"),
     )
     .at("graphs")
+}
+
+/// A checked argument of `filter`.
+fn argument(filter: &str, option: &str, form: Form, value: String) -> Result<String, Problem> {
+    match values::check(form, &value) {
+        Ok(()) => Ok(value),
+        Err(why) => Err(values::refused(format!(
+            "filter `{filter}`: `{}` for `{option}` {why}",
+            values::shown(&value)
+        ))),
+    }
 }
 
 /// Arguments of a filter, the positional ones named.
@@ -333,34 +367,45 @@ impl Arguments {
     }
 }
 
-fn software_scale(filter: &Filter) -> Scale {
-    let mut a = Arguments::of(filter, &["w", "h", "flags"]);
-    // `scale=hd720` names a size.
-    let size = a.any(&["s", "size"]);
-    let width = a.any(&["w", "width"]).or(size).unwrap_or_default();
-    let height = a.any(&["h", "height"]).unwrap_or_default();
-    a.0.retain(|(key, _)| !matches!(key.as_str(), "w" | "h" | "width" | "height" | "s" | "size"));
-    Scale {
-        width,
-        height,
-        options: a.0,
+fn software_scale(filter: &Filter) -> Result<Scale, Problem> {
+    let mut scale = Scale {
+        width: String::new(),
+        height: String::new(),
+        options: Vec::new(),
+    };
+    let mut size = None;
+    for (key, value) in values::checked(filter)? {
+        match key {
+            "w" => scale.width = value,
+            "h" => scale.height = value,
+            "size" => size = Some(value),
+            key => scale.options.push((key.to_owned(), value)),
+        }
     }
+    // `scale=s=hd720` names a size.
+    if let Some(size) = size.filter(|_| scale.width.is_empty()) {
+        scale.width = size;
+    }
+    Ok(scale)
 }
 
 /// The size and the pixel format, each where it is named.
-fn device_scale(filter: &Filter, out: &mut Vec<Operation>) {
+fn device_scale(filter: &Filter, out: &mut Vec<Operation>) -> Result<(), Problem> {
     let a = Arguments::of(filter, &["w", "h", "format"]);
+    let name = filter.name.as_str();
     if let (Some(width), Some(height)) = (a.any(&["w", "width"]), a.any(&["h", "height"])) {
         out.push(Operation::Scale(Scale {
-            width,
-            height,
+            width: argument(name, "w", Form::Expression, width)?,
+            height: argument(name, "h", Form::Expression, height)?,
             options: Vec::new(),
         }));
     }
     let format = a.any(&["format", "out_format"]);
     if let Some(format) = format.filter(|f| f != "same" && !DEVICE_FORMATS.contains(&f.as_str())) {
+        let format = argument(name, "format", Form::Pixels, format)?;
         out.push(Operation::Format(vec![format]));
     }
+    Ok(())
 }
 
 impl Tonemap {
@@ -385,13 +430,25 @@ fn tonemap(filter: &Filter) -> Result<Vec<Operation>, Problem> {
         Some(name) => curve_of(&name)?,
         None => Curve::Any,
     };
+    let number = |option: &str| match a.get(option) {
+        Some(value) if !values::is_number(&value) => Err(values::refused(format!(
+            "filter `{}`: `{}` for `{option}` is no number",
+            filter.name,
+            values::shown(&value)
+        ))),
+        value => Ok(value),
+    };
     let mut operations = vec![Operation::Tonemap(Tonemap {
         curve,
-        desat: a.get("desat"),
-        param: a.get("param"),
-        peak: a.get("peak"),
+        desat: number("desat")?,
+        param: number("param")?,
+        peak: number("peak")?,
     })];
-    if let Some(format) = a.get("format") {
+    if let Some(format) = a
+        .get("format")
+        .filter(|f| !DEVICE_FORMATS.contains(&f.as_str()))
+    {
+        let format = argument(&filter.name, "format", Form::Pixels, format)?;
         operations.push(Operation::Format(vec![format]));
     }
     Ok(operations)

@@ -1,10 +1,11 @@
 //! Encoder options: what the job says for the encoder it names, for the encoder that is taken.
 
 mod device;
+mod x26x;
 
 pub use device::attempts as device_attempts;
 
-use super::EncoderPlan;
+use super::{EncoderPlan, values};
 use crate::device::Family;
 use plexbeam_api::{Kind, Problem, segment::MediaKind};
 
@@ -84,27 +85,6 @@ const AUDIO: &[&str] = &[
     "rematrix_maxval",
 ];
 const SHAPE: &[&str] = &["ar", "ac", "channel_layout", "ch_layout", "rematrix_maxval"];
-/// Keys of x264's and x265's own option strings that open files.
-const FILE_KEYS: &[&str] = &[
-    "stats",
-    "dump-yuv",
-    "cqmfile",
-    "qpfile",
-    "log-file",
-    "tcfile-in",
-    "tcfile-out",
-    "csv",
-    "recon",
-    "analysis-save",
-    "analysis-load",
-    "analysis-reuse-file",
-    "lambda-file",
-    "dhdr10-info",
-    "scaling-list",
-    "zonefile",
-    "nalu-file",
-    "opencl-clbin",
-];
 const X26X_PRESETS: &[&str] = &[
     "ultrafast",
     "superfast",
@@ -121,7 +101,24 @@ fn unsupported(detail: String) -> Problem {
     Problem::new(Kind::Unsupported, detail)
 }
 
-/// Translates options. An unknown name, or one that would open a file, is refused with its name.
+/// Flags of libav's encoders that a job may set. Not among them: those of two passes, which write
+/// and read a file.
+const FLAGS: &[&str] = &[
+    "cgop",
+    "low_delay",
+    "global_header",
+    "bitexact",
+    "ilme",
+    "ildct",
+    "loop",
+    "unaligned",
+];
+
+/// Most threads that a job may ask an encoder for.
+const MAX_THREADS: u32 = 64;
+
+/// Translates options. An unknown name is refused, and so is a value that is no number or plain
+/// name: libav would take it for an expression, a list or the name of a file.
 pub fn translate(
     requested: &str,
     plan: EncoderPlan,
@@ -142,11 +139,37 @@ fn audio(options: &[(String, String)]) -> Result<Vec<(String, String)>, Problem>
                 "audio encoder option `{key}` is unknown"
             )));
         }
+        let good = match key.as_str() {
+            "channel_layout" | "ch_layout" => values::is_layout(value),
+            _ => values::is_word(value),
+        };
+        if !good {
+            return Err(bad_value("audio", key, value));
+        }
         if !SHAPE.contains(&key.as_str()) {
             out.push((key.clone(), value.clone()));
         }
     }
     Ok(out)
+}
+
+fn bad_value(kind: &str, key: &str, value: &str) -> Problem {
+    let shown = values::shown(value);
+    unsupported(format!(
+        "{kind} encoder option `{key}`: `{shown}` is not possible"
+    ))
+}
+
+/// A value of one of [`X26X`].
+fn is_good(key: &str, value: &str) -> bool {
+    match key {
+        "flags" => value
+            .split_inclusive(['+', '-'])
+            .map(|flag| flag.trim_end_matches(['+', '-']))
+            .all(|flag| flag.is_empty() || FLAGS.contains(&flag)),
+        "threads" => value == "auto" || value.parse::<u32>().is_ok_and(|n| n <= MAX_THREADS),
+        _ => values::is_word(value),
+    }
 }
 
 fn video(
@@ -159,11 +182,14 @@ fn video(
     for (key, value) in options {
         match key.as_str() {
             "x264opts" | "x264-params" | "x265-params" => {
-                refuse_files(key, value)?;
+                x26x::check(key, value)?;
                 // An option string of the other encoder has no meaning here.
                 if key.starts_with(&name[3..]) {
                     out.push((key.clone(), value.clone()));
                 }
+            }
+            known if X26X.contains(&known) && !is_good(known, value) => {
+                return Err(bad_value("video", key, value));
             }
             "qp" if !software => out.push(("crf".to_owned(), value.clone())),
             "preset" if !X26X_PRESETS.contains(&value.as_str()) => {}
@@ -199,23 +225,6 @@ fn video(
         }
     }
     Ok(out)
-}
-
-fn refuse_files(option: &str, value: &str) -> Result<(), Problem> {
-    for pair in value.split(':') {
-        let key = pair
-            .split('=')
-            .next()
-            .unwrap_or(pair)
-            .trim()
-            .replace('_', "-");
-        if FILE_KEYS.contains(&key.as_str()) {
-            return Err(unsupported(format!(
-                "`{key}` in `{option}` would open a file"
-            )));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -261,9 +270,56 @@ mod tests {
     #[test]
     fn options_that_open_files_are_refused() {
         let plan = super::super::encoder("libx264").unwrap();
-        for value in ["dump_yuv=/x", "a=1:stats=/y", "cqmfile=/z"] {
-            assert!(translate("libx264", plan, &pairs(&[("x264opts", value)])).is_err());
+        let refused =
+            |key: &str, value: &str| translate("libx264", plan, &pairs(&[(key, value)])).is_err();
+        for value in [
+            "dump_yuv=/x",
+            "subme=1:stats=/y",
+            // libav takes the backslash away.
+            "sta\\ts=/y",
+            "'stats'=/y",
+            "cqmfile=/z",
+            // x264 takes any other name than `flat` and `jvt` for that of a file.
+            "cqm=/z",
+            "no-stats=/y",
+            "nostats=/y",
+            "qpfile=/q",
+            // Both write `x264_2pass.log`.
+            "pass=1",
+            "subme=1:pass=1",
+            "zones=0,9,stats=/y",
+            "opencl_clbin=/o",
+            "subme=/etc/passwd",
+            "=/y",
+        ] {
+            for key in ["x264opts", "x264-params", "x265-params"] {
+                assert!(refused(key, value), "{key} {value}");
+            }
         }
-        assert!(translate("libx264", plan, &pairs(&[("passlogfile", "/x")])).is_err());
+        for (key, value) in [
+            ("passlogfile", "/x"),
+            ("stats", "/x"),
+            ("flags", "+pass1"),
+            ("flags", "pass2"),
+            ("flags", "+cgop+pass1"),
+            ("crf", "while(1,1)"),
+            ("threads", "100000"),
+            ("preset", "/x"),
+            ("tune", "../x"),
+        ] {
+            assert!(refused(key, value), "{key} {value}");
+        }
+        assert!(!refused("flags", "+cgop-low_delay"));
+        let audio = super::super::encoder("aac").unwrap();
+        for (key, value) in [
+            ("channel_layout", "stereo,amovie=/x"),
+            ("ar", "48000,amovie=/x"),
+            ("b", "while(1,1)"),
+        ] {
+            assert!(
+                translate("aac", audio, &pairs(&[(key, value)])).is_err(),
+                "{key}"
+            );
+        }
     }
 }

@@ -3,8 +3,9 @@
 use plexbeam_api::Event;
 use std::{collections::VecDeque, sync::Arc};
 
-/// Most events kept. Segments of a day at one a second fit; the oldest go first.
-const MAX_EVENTS: usize = 100_000;
+/// Most events kept, some 400 bytes each: four hours of segments of one second with the sound apart.
+/// The oldest go first; whoever comes later asks for the list of files.
+const MAX_EVENTS: usize = 30_000;
 /// Most log lines among them.
 const MAX_LOGS: usize = 200;
 

@@ -9,3 +9,4 @@ mod overlay;
 mod timeline;
 mod video;
 mod vulkan;
+mod words;

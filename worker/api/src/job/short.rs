@@ -5,8 +5,9 @@ use super::{
     CodecSpec, ForcedKeys, FramePolicy, InputSpec, JobSpec, LeasePolicy, Location, OutputSpec,
     Packaging, Source, StreamSelector, StreamSpec, TimePolicy,
 };
-use crate::{FileName, Id, Kind, Problem, segment::MediaKind};
+use crate::{FileName, Id, Kind, Problem, secret, segment::MediaKind};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Segment length where the job names none, seconds.
 const SEGMENT_SECONDS: f64 = 4.0;
@@ -29,7 +30,7 @@ pub struct ShortJob {
 }
 
 /// Input of a short job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShortInput {
     /// `file` (with `path`) or `url`/`http` (with `url`).
@@ -41,6 +42,16 @@ pub struct ShortInput {
     /// An `http:` URL.
     #[serde(default)]
     pub url: Option<String>,
+}
+
+impl fmt::Debug for ShortInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShortInput")
+            .field("kind", &self.kind)
+            .field("path", &self.path)
+            .field("url", &self.url.as_deref().map(secret::bare))
+            .finish()
+    }
 }
 
 /// Output of a short job.
