@@ -45,7 +45,7 @@ pub struct StreamInfo {
     pub time_base: Rational,
     /// Frame rate, guessed from container and codec; 0/1 when unknown.
     pub frame_rate: Rational,
-    /// Time of its first packet in its time base; [`NOPTS`](super::NOPTS) when unknown.
+    /// Time of its first packet in its time base; [`NOPTS`] when unknown.
     pub start: i64,
     /// Its own length in microseconds, when stream or tags tell it.
     pub duration_us: Option<i64>,
