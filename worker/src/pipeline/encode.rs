@@ -15,6 +15,11 @@ use std::{collections::VecDeque, sync::mpsc::Receiver};
 /// Longest gap between two pictures that is filled; a larger one is damage in the input.
 const MAX_GAP_SECONDS: i64 = 3600;
 
+/// An encoder that ends after fewer pictures than it decodes ahead of what it shows gives them other
+/// decoding times, and those of the next one would step back. libx264 has at most 16 B pictures in a
+/// row.
+const FEWEST: u64 = 17;
+
 /// Encodes until the pictures end.
 pub(super) fn run(
     work: &VideoWork,
@@ -94,8 +99,8 @@ struct Stage<'a> {
     like: Frame,
     /// The end of the first segment, until it was reached.
     first_end: Option<FirstEnd>,
-    /// A picture went to the encoder.
-    begun: bool,
+    /// Pictures that went to the encoder.
+    sent: u64,
     /// From decoding to showing a key, ticks; `None` before the first packet.
     delay: Option<i64>,
     headers: Option<BitstreamFilter>,
@@ -196,7 +201,7 @@ impl<'a> Stage<'a> {
             first_end: work
                 .first
                 .filter(|_| constant && work.encoder == "libx264" && work.keys.is_some()),
-            begun: false,
+            sent: 0,
             delay: None,
             headers,
             grid,
@@ -294,7 +299,7 @@ impl<'a> Stage<'a> {
         if self.shared.is_over() {
             return Ok(false);
         }
-        self.begun = true;
+        self.sent += 1;
         self.last = Some((at, frame.share().map_err(|e| av(&e))?));
         let seconds = f64::from(self.time_base.num) / f64::from(self.time_base.den);
         self.pacer
@@ -317,10 +322,13 @@ impl<'a> Stage<'a> {
         };
         let origin_us = self.facts.origin_us;
         // A first picture that lies behind the end all the same leaves its segment its own.
-        if !self.begun || !end.rule.ends(end.number, at, self.time_base, origin_us) {
+        if self.sent == 0 || !end.rule.ends(end.number, at, self.time_base, origin_us) {
             return Ok(false);
         }
         self.first_end = None;
+        if self.sent < FEWEST {
+            return Ok(false);
+        }
         let (next, _) = open(self.work, &self.like, self.settings, &self.options)?;
         let sets = |encoder: &Encoder| encoder.params().map_err(|e| av(&e));
         // Both must be read by one init segment.

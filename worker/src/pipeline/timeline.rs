@@ -54,10 +54,10 @@ impl FrameGrid {
     /// grid, as where the sound begins earlier, would else go to either side at random.
     pub(super) fn number(&self, pts: i64, base: Rational, first: (i64, Rational)) -> i64 {
         let (start, start_base) = first;
-        let frames_a_tick = f64::from(base.num) * f64::from(self.rate.num)
-            / (f64::from(base.den) * f64::from(self.rate.den));
-        // Times in whole frames, as `fps` gives them, are exact.
-        if start == NOPTS || frames_a_tick > 0.25 {
+        // Ticks of a quarter of a frame and more, as `fps` gives them, are exact.
+        let frames = i64::from(base.num) * i64::from(self.rate.num);
+        let ticks = i64::from(base.den) * i64::from(self.rate.den);
+        if start == NOPTS || i128::from(frames) * 4 > i128::from(ticks) {
             return self.nearest(pts, base);
         }
         let start = rescale(start, start_base, base);

@@ -3,7 +3,7 @@
 use crate::kit::{Memory, clip, dash, decodes, ffmpeg, job, packets, probe, segments, times};
 use plexbeam_api::{
     Event, Problem, Segment,
-    job::{CodecSpec, Container, Location},
+    job::{CodecSpec, Container, Location, Packaging},
     segment::SegmentKind,
 };
 use plexbeam_worker::{
@@ -243,6 +243,29 @@ fn no_seam_shows_behind_the_first_segment() {
         let same = (one - shown[0] - (other - expected[0])).abs() < 0.001;
         assert!(same, "{one} against {other}");
     }
+}
+
+/// Two pictures a segment: fewer than the encoder decodes ahead of what it shows.
+#[test]
+fn a_first_segment_of_few_pictures_is_followed_without_a_step_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = clip(dir.path(), "clip.mkv", 6, &[]);
+    let mut packaging = dash(1);
+    if let Packaging::Dash {
+        segment_seconds, ..
+    } = &mut packaging
+    {
+        *segment_seconds = 1.0;
+    }
+    let mut spec = job(&path, None, packaging, 1.0);
+    spec.outputs[0].streams[0].frame_rate = Some("2".to_owned());
+    let made = crate::kit::run(&spec);
+    let mut parts = vec![made.head(Some(0))];
+    parts.extend(made.media(Some(0)).iter().map(|p| p.1.as_slice()));
+    decodes(dir.path(), &parts);
+    let decoded = decoding_times(&crate::kit::file(dir.path(), &parts));
+    assert!(decoded.len() >= 12, "two a second: {decoded:?}");
+    assert!(decoded.windows(2).all(|two| two[0] < two[1]), "{decoded:?}");
 }
 
 /// Decoding times of all video packets, in the order of the file.

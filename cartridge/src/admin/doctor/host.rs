@@ -128,8 +128,7 @@ pub(super) fn plex(doctor: &Doctor, checks: &mut Checks) {
 /// Can logs be written?
 pub(super) fn logs(doctor: &Doctor, checks: &mut Checks) {
     let dir = doctor.root.log_dir();
-    let probe = dir.join(format!(".doctor-{}", std::process::id()));
-    let written = fs::write(&probe, "x").and_then(|()| fs::remove_file(&probe));
+    // First, because nothing bounds what this process does there itself.
     if let Err(error) = apart::readable(&dir, None)
         && error.kind() == std::io::ErrorKind::TimedOut
     {
@@ -139,6 +138,8 @@ pub(super) fn logs(doctor: &Doctor, checks: &mut Checks) {
         checks.warn("logs", fact, fix);
         return;
     }
+    let probe = dir.join(format!(".doctor-{}", std::process::id()));
+    let written = fs::write(&probe, "x").and_then(|()| fs::remove_file(&probe));
     let fix = format!("make {} a folder that Plex's user may write", dir.display());
     if let Err(error) = written {
         checks.warn("logs", format!("{}: {error}", dir.display()), fix);
