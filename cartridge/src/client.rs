@@ -13,7 +13,6 @@ use plexbeam_api::{
     session::Throttle,
 };
 use sha2::Digest as _;
-use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
@@ -277,14 +276,14 @@ impl Session {
         self.worker.check(&reply)
     }
 
-    /// Fetches a file into `to`, which must not exist, and checks size and digest. What is there
-    /// after an error is the caller's to remove.
+    /// Fetches a file into the one that `create` makes once the worker sends it, and checks size and
+    /// digest. What is there after an error is the caller's to remove.
     pub async fn fetch(
         &self,
         connection: &mut Connection,
         segment: &Segment,
-        to: &Path,
         deadline: Instant,
+        create: impl AsyncFnOnce() -> Result<std::fs::File, FetchError>,
     ) -> Result<(), FetchError> {
         let path = route::session_file(&self.id, &segment.name);
         let call = Call::new(Method::GET, self.worker.base.join(&path));
@@ -299,9 +298,7 @@ impl Session {
             return Err(error.into());
         }
         // The directory may be in a mount that comes to hang: nothing else waits for it.
-        let mut options = tokio::fs::OpenOptions::new();
-        let opening = options.write(true).create_new(true).open(to);
-        let mut file = timeout_at(deadline, opening).await.map_err(|_| late())??;
+        let mut file = tokio::fs::File::from_std(create().await?);
         let (mut hasher, mut size) = (sha2::Sha256::new(), 0_u64);
         while let Some(data) = self.next_data(&mut body, deadline).await? {
             size += data.len() as u64;

@@ -5,6 +5,7 @@
 //! process where the mount holds it: PMS goes on reading, and the mount ends it with the directory.
 
 mod announce;
+mod downloads;
 mod hold;
 mod list;
 pub(crate) mod mount;
@@ -18,7 +19,8 @@ use crate::log::Log;
 use crate::plex::Reporter;
 use crate::stop::Stop;
 use announce::Announcer;
-use hold::{Downloads, Hold};
+use downloads::Downloads;
+use hold::Hold;
 use plexbeam_api::{
     Accepted, Event, Id,
     event::{LogLine, Probed, StateChange},
@@ -109,6 +111,7 @@ pub async fn play(playback: Playback) -> Outcome {
     log.open_session(&playback.plan.spec);
     let mut traces = Traces {
         announced: playback.announced.clone(),
+        downloads: Downloads::new(playback.announced.clone()),
         ..Traces::default()
     };
     let result = tokio::select! {
@@ -192,15 +195,8 @@ impl Traces {
     }
 
     async fn remove_downloads(&self) {
-        let made = match self.downloads.lock() {
-            Ok(mut made) => std::mem::take(&mut *made),
-            Err(_) => return,
-        };
-        let removing = tokio::task::spawn_blocking(move || {
-            for path in made {
-                let _ = std::fs::remove_file(path);
-            }
-        });
+        let downloads = self.downloads.clone();
+        let removing = tokio::task::spawn_blocking(move || downloads.take_back());
         let _ = tokio::time::timeout(BIND, removing).await;
     }
 }
@@ -274,7 +270,7 @@ async fn run(playback: Playback, traces: &mut Traces) -> Result<(), Trouble> {
     }
     let hold = match traces.bound {
         true => Hold::Mount(cwd),
-        false => Hold::download(cwd, &session, traces.downloads.clone(), announced.clone()),
+        false => Hold::download(cwd, &session, traces.downloads.clone()),
     };
     let mut course = Course {
         follow: client::follow(&session, announced.clone()),

@@ -1,15 +1,13 @@
 //! P3: a file is announced only when it is held on this host, whole and checked. Either the mount
 //! holds it, or, in an ordinary directory, it is downloaded: under a temporary name, then renamed.
 
+use super::downloads::Downloads;
 use super::mount;
-use crate::bounded::bounded;
 use crate::client::{self, FetchError, Session};
 use crate::http::{Connection, within};
 use plexbeam_api::{FileName, Segment, mount::Held};
 use rustix::io::Errno;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -39,9 +37,6 @@ pub(super) enum HoldError {
     Fetch(#[from] FetchError),
 }
 
-/// Names that were downloaded, so that they can be removed before the original takes over.
-pub(super) type Downloads = Arc<Mutex<Vec<PathBuf>>>;
-
 /// Where published files come to be held.
 pub(super) enum Hold {
     /// By the mount, in this bound directory.
@@ -55,71 +50,17 @@ pub(super) struct Download {
     dir: PathBuf,
     session: Session,
     connection: Connection,
-    made: Downloads,
-    announced: Arc<AtomicBool>,
-}
-
-/// A file that has not its final name yet. Dropped, also in the middle of a download, it leaves nothing.
-struct Temporary {
-    path: PathBuf,
-    /// It may be there.
-    made: bool,
-}
-
-/// How long a file system may take to remove a name while everything else waits.
-const REMOVE: Duration = Duration::from_millis(300);
-
-impl Temporary {
-    fn of(dir: &std::path::Path, name: &FileName) -> Self {
-        Temporary {
-            // A leading dot is no file name of any session, so that this one cannot be asked for.
-            path: dir.join(format!(".{name}.part")),
-            made: false,
-        }
-    }
-
-    /// Makes room: it may also be there from a process that was killed, or be none of ours.
-    async fn begin(&mut self, deadline: Instant) -> Result<(), FetchError> {
-        self.made = true;
-        match timeout_at(deadline, tokio::fs::remove_file(&self.path)).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(client::late()),
-        }
-    }
-
-    async fn rename(&mut self, to: &std::path::Path, deadline: Instant) -> Result<(), FetchError> {
-        let renaming = tokio::fs::rename(&self.path, to);
-        timeout_at(deadline, renaming)
-            .await
-            .map_err(|_| client::late())??;
-        self.made = false;
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if self.made {
-            let path = std::mem::take(&mut self.path);
-            let _ = bounded(REMOVE, move || std::fs::remove_file(path));
-        }
-    }
+    downloads: Downloads,
 }
 
 impl Hold {
-    /// By download from this session; `made` grows with each file until one is `announced`.
-    pub(super) fn download(
-        dir: PathBuf,
-        session: &Session,
-        made: Downloads,
-        announced: Arc<AtomicBool>,
-    ) -> Self {
+    /// By download from this session.
+    pub(super) fn download(dir: PathBuf, session: &Session, downloads: Downloads) -> Self {
         Hold::Download(Box::new(Download {
             dir,
             connection: session.connection(),
             session: session.clone(),
-            made,
-            announced,
+            downloads,
         }))
     }
 
@@ -127,12 +68,9 @@ impl Hold {
     pub(super) fn beside(&self) -> Self {
         match self {
             Hold::Mount(dir) => Hold::Mount(dir.clone()),
-            Hold::Download(one) => Hold::download(
-                one.dir.clone(),
-                &one.session,
-                one.made.clone(),
-                one.announced.clone(),
-            ),
+            Hold::Download(one) => {
+                Hold::download(one.dir.clone(), &one.session, one.downloads.clone())
+            }
         }
     }
 
@@ -198,26 +136,17 @@ where
 
 impl Download {
     async fn hold(&mut self, segment: &Segment, deadline: Instant) -> Result<(), HoldError> {
-        let mut temporary = Temporary::of(&self.dir, &segment.name);
         let last = self.dir.join(segment.name.as_str());
+        let mut temporary = self.downloads.temporary(&last);
         loop {
-            temporary.begin(deadline).await?;
             let fetched = self
                 .session
-                .fetch(&mut self.connection, segment, &temporary.path, deadline)
+                .fetch(&mut self.connection, segment, deadline, async || {
+                    temporary.create(deadline).await
+                })
                 .await;
             let error = match fetched {
-                Ok(()) => {
-                    temporary.rename(&last, deadline).await?;
-                    if let Ok(mut made) = self.made.lock() {
-                        match self.announced.load(Ordering::Relaxed) {
-                            // The original will not take over any more.
-                            true => *made = Vec::new(),
-                            false => made.push(last),
-                        }
-                    }
-                    return Ok(());
-                }
+                Ok(()) => return Ok(temporary.settle(last, deadline).await?),
                 Err(error) => error,
             };
             let again = match &error {
