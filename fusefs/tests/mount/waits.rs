@@ -57,7 +57,7 @@ fn parked_reads_and_waits_hold_up_nothing_else() {
         let env = Env::with(|config| {
             config.passthrough = passthrough;
             config.read_deadline = Duration::from_secs(120);
-            // One segment at a time: the first one is pushed out by the second.
+            // One long segment at a time.
             config.cache.ceiling = 1 << 20;
         });
         env.worker.new_session("s1");
@@ -66,9 +66,16 @@ fn parked_reads_and_waits_hold_up_nothing_else() {
         let bytes = env.worker.publish_media("s1", 0, 1, 700_000);
         env.wait_held("play", &first).unwrap();
         assert!(fs::read(dir.join(&first)).unwrap() == bytes);
-        env.worker.publish_media("s1", 0, 2, 700_000);
+        env.worker.publish_media("s1", 0, 2, 1_000);
         env.wait_held("play", &second).unwrap();
-        fs::read(dir.join(&second)).unwrap();
+        // Another session's segment pushes the first one out, and goes with its directory. Then there
+        // is room for the first one again, also while a handle of the test's is not yet released.
+        env.worker.new_session("s2");
+        let other = env.bind("other", "s2");
+        env.worker.publish_media("s2", 0, 9, 700_000);
+        env.wait_held("other", &media_name(0, 9)).unwrap();
+        fs::remove_dir_all(other).unwrap();
+        eventually("room", || env.cache_usage().used <= 1 << 12);
         env.worker.lock().halved.insert(first.clone());
 
         let (ended, waited) = (AtomicU32::new(0), AtomicU32::new(0));
