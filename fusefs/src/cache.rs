@@ -16,19 +16,23 @@
 //! adopted ones, too. A reader in step with a download is given all but the last byte before that.
 
 mod adopt;
+mod arriving;
+mod check;
 mod file;
 mod flight;
 mod shelf;
 #[cfg(test)]
 mod tests;
 
+pub use arriving::Doubt;
 pub use file::CacheFile;
-pub use flight::Doubt;
 pub use shelf::Rank;
 
 use self::{
+    arriving::{Written, give_up},
+    check::{Check, Sink, blocking},
     file::named,
-    flight::{Arriving, Check, Flight, Written, blocking, give_up},
+    flight::Flight,
     shelf::{Entry, Shelf},
 };
 use crate::{
@@ -36,12 +40,12 @@ use crate::{
     remote::{FetchError, RemoteFile, SegmentSource},
 };
 use bytes::Bytes;
+use futures_util::{FutureExt as _, future};
 use lru::LruCache;
 use parking_lot::Mutex;
 use plexbeam_api::FileName;
 use std::{
     collections::{HashMap, HashSet},
-    fs::File,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{
@@ -50,7 +54,6 @@ use std::{
     },
     time::Duration,
 };
-use tempfile::TempPath;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 /// Downloads of a damaged file before it counts as absent.
@@ -418,6 +421,32 @@ impl SegmentCache {
         }
     }
 
+    /// Begins to fetch the file, where it is neither here nor coming and finds room.
+    pub fn begin(self: &Arc<Self>, file: &Arc<RemoteFile>) {
+        let key = FileKey::of(file);
+        let known = self.get(&key).is_some() || self.flights.lock().contains_key(&key);
+        if !known
+            && self.check_adopted(file).is_none()
+            && let Some(room) = self.try_room(file.size(), Want::Spare)
+        {
+            self.board(file, room);
+        }
+    }
+
+    /// What [`SegmentCache::demand_part`] would give, where it need not wait.
+    pub fn arrived(
+        &self,
+        file: &RemoteFile,
+        offset: u64,
+        len: usize,
+    ) -> Result<Option<Got>, FetchError> {
+        let coming = self.flights.lock().get(&FileKey::of(file)).cloned();
+        match coming {
+            Some(mut flight) => flight.arrived(file.size(), offset, len),
+            None => Ok(None),
+        }
+    }
+
     /// Downloads the file into `room`, or joins the download under way. The download goes on when
     /// the caller is dropped. The file has [`Rank::Free`] and stays while the caller has it.
     pub async fn fetch(
@@ -495,7 +524,8 @@ impl SegmentCache {
             let (error, rest) = match downloaded {
                 Ok((sink, part)) => {
                     let (path, size) = (self.dir.join(named(file)), file.size());
-                    let made = move || Ok(CacheFile::new(sink, part, path, size, room));
+                    let made =
+                        move || Ok::<_, FetchError>(CacheFile::new(sink, part, path, size, room));
                     return blocking(made).await.map(Arc::new);
                 }
                 Err(broken) => broken,
@@ -537,35 +567,32 @@ impl SegmentCache {
         file: &RemoteFile,
         progress: &watch::Sender<Written>,
         begun: Option<Check>,
-    ) -> Result<(Arc<File>, TempPath), (FetchError, Option<Check>)> {
-        let check = match begun {
-            Some(check) => check,
+    ) -> Result<Sink, (FetchError, Option<Check>)> {
+        let over = |error: FetchError| (error, None);
+        let (range, check) = match begun {
+            Some(check) => (check.rest(), future::ready(Ok(check)).left_future()),
             None => {
-                let dir = self.dir.clone();
-                let sink = blocking(move || file::part_in(&dir)).await;
-                let (sink, part) = sink.map_err(|error| (error, None))?;
-                let arriving = Arriving {
-                    file: Arc::new(sink),
-                    size: 0,
-                    doubt: Doubt::default(),
-                };
-                Check::new(file, Some((arriving, progress.clone(), part)))
+                let (dir, check) = (self.dir.clone(), Check::new(file, Some(progress.clone())));
+                let sink = blocking(move || file::part_in(&dir));
+                let begun = async move { Ok(check.onto(sink.await?)) };
+                (None, begun.right_future())
             }
         };
-        let range = check.rest();
         let body = match self.source.open(file, range).await {
             Ok(body) => body,
-            Err(error) => return Err((error, Some(check))),
+            Err(error) => return Err((error, check.await.ok())),
         };
-        let sink = check.all(body).await?;
-        sink.ok_or((FetchError::Local("the file was lost".into()), None))
+        let from = range.map_or(0, |(from, _)| from);
+        let sink = Check::all(Some(progress), file.size(), from, check, body).await?;
+        sink.ok_or_else(|| over(FetchError::Local("the file was lost".into())))
     }
 
     /// Checks length and digest of a file that cannot be kept.
     pub async fn examine(&self, file: &RemoteFile) -> Result<(), FetchError> {
         let _place = self.place(file).await;
         let body = self.source.open(file, None).await?;
-        let checked = Check::new(file, None).all(body).await;
+        let check = future::ready(Ok(Check::new(file, None)));
+        let checked = Check::all(None, file.size(), 0, check, body).await;
         checked.map(drop).map_err(|(error, _)| error)
     }
 }

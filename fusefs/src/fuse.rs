@@ -289,7 +289,10 @@ impl Filesystem for Adapter {
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let register = |fd: rustix::fd::BorrowedFd<'_>| reply.open_backing(fd);
         match self.fs.open(ino.0, flags.0, &register) {
-            Ok(opened) => {
+            Ok(mut opened) => {
+                if let Some(ahead) = opened.ahead.take() {
+                    self.crossing.handle().spawn(ahead);
+                }
                 let (handle, flags) = (FileHandle(opened.handle), flags_of(&opened));
                 match &opened.access {
                     Access::Passthrough(id) => reply.opened_passthrough(handle, flags, id),

@@ -77,6 +77,12 @@ impl FetchError {
     }
 }
 
+impl From<std::io::Error> for FetchError {
+    fn from(error: std::io::Error) -> Self {
+        FetchError::Local(error.to_string())
+    }
+}
+
 impl From<reqwest::Error> for FetchError {
     fn from(error: reqwest::Error) -> Self {
         // The URL may hold nothing secret today; the text without it says enough anyway.

@@ -1,9 +1,11 @@
 //! What outlives an instance: files that a later one takes over, and the folder's tidiness.
 
 use super::{
-    CacheFile, FileKey, Flight, Rank, Room, SegmentCache, Want, Written, blocking,
+    CacheFile, FileKey, Flight, Rank, Room, SegmentCache, Want,
+    arriving::{Written, give_up},
+    check::blocking,
     file::{PART, named},
-    give_up, on_disk,
+    on_disk,
     shelf::Entry,
 };
 use crate::remote::{FetchError, RemoteFile};
@@ -110,7 +112,7 @@ impl SegmentCache {
         let digest = file.segment().digest.0.clone();
         let (left, right) = blocking(move || {
             let right = left.is_checked() || left.check(&digest);
-            Ok((left, right))
+            Ok::<_, FetchError>((left, right))
         })
         .await?;
         if right {

@@ -1,6 +1,6 @@
 //! A file of the cache: its bytes, its name on disk, and how long it keeps that name.
 
-use super::Room;
+use super::{Room, check::Sink};
 use crate::{overlay::read_up_to, remote::RemoteFile};
 use plexbeam_api::Segment;
 use rustix::fs::{FlockOperation, flock};
@@ -53,9 +53,10 @@ pub(super) fn named(file: &RemoteFile) -> String {
 }
 
 /// A file for a download, and its name, which goes with the path.
-pub(super) fn part_in(dir: &Path) -> io::Result<(File, TempPath)> {
+pub(super) fn part_in(dir: &Path) -> io::Result<Sink> {
     let part = tempfile::Builder::new().prefix(PART).tempfile_in(dir)?;
-    Ok(part.into_parts())
+    let (file, path) = part.into_parts();
+    Ok((Arc::new(file), path))
 }
 
 fn tag(segment: &Segment) -> String {

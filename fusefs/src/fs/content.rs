@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     binding::HeldFile,
-    cache::{FileKey, Got},
+    cache::{Doubt, FileKey, Got},
     error::{Error, Result},
     handle::{Handle, Mode, RemoteHandle, UpperFile},
     inode::{Inode, Node, Passthrough},
@@ -15,6 +15,7 @@ use crate::{
 };
 use bytes::Bytes;
 use fuser::BackingId;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -52,7 +53,6 @@ pub enum Access {
 }
 
 /// An open file.
-#[derive(Debug)]
 pub struct Opened {
     /// Its handle.
     pub handle: u64,
@@ -60,6 +60,18 @@ pub struct Opened {
     pub access: Access,
     /// The file came from a worker: there is nothing to flush.
     pub remote: bool,
+    /// To be run beside the first reads: begins to fetch what they will ask for.
+    pub ahead: Option<BoxFuture<'static, ()>>,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened")
+            .field("handle", &self.handle)
+            .field("access", &self.access)
+            .field("remote", &self.remote)
+            .finish_non_exhaustive()
+    }
 }
 
 impl BeamFs {
@@ -131,6 +143,7 @@ impl BeamFs {
             handle,
             access,
             remote: false,
+            ahead: None,
         }
     }
 
@@ -198,6 +211,10 @@ impl BeamFs {
             }
         };
         let mode = mode_of(&access);
+        let ahead = (held.is_none() && mode == Mode::Direct && !file.is_mutable()).then(|| {
+            let (cache, file) = (self.parts.cache.clone(), file.clone());
+            async move { cache.begin(&file) }.boxed()
+        });
         let handle = self.handles.add(Handle::Remote(Box::new(RemoteHandle {
             inode,
             file,
@@ -211,6 +228,7 @@ impl BeamFs {
             handle,
             access,
             remote: true,
+            ahead,
         })
     }
 
@@ -295,6 +313,13 @@ impl BeamFs {
             if let Some(here) = here {
                 return Ok(Answer::Now(here.read(offset, len)?.into()));
             }
+            // What does not come by itself is asked for below.
+            if remote.reads_arriving()
+                && let Ok(Some(Got::Part(bytes, doubt))) =
+                    self.parts.cache.arrived(&remote.file, offset, len)
+            {
+                return remote.given(bytes, doubt).map(Answer::Now);
+            }
         }
         let (cache, source) = (self.parts.cache.clone(), self.parts.source.clone());
         let (deadline, renewal) = (self.parts.read_deadline, self.renewal());
@@ -308,9 +333,7 @@ impl BeamFs {
                     let outcome = if remote.file.is_mutable() {
                         read_playlist(&*source, remote, offset, len).await
                     } else {
-                        // What a directory held keeps its bytes: they are given when checked. Those of
-                        // `sessions/` may be given as they arrive, and only a direct read may be short.
-                        let got = if remote.held.is_none() && remote.mode == Mode::Direct {
+                        let got = if remote.reads_arriving() {
                             cache.demand_part(&remote.file, offset, len).await
                         } else {
                             cache.demand(&remote.file).await
@@ -320,12 +343,7 @@ impl BeamFs {
                                 remote.certain()?;
                                 return here.read(offset, len).map(Bytes::from);
                             }
-                            Ok(Got::Part(bytes, doubt)) => {
-                                // Bytes of an earlier attempt may have been given, too.
-                                remote.certain()?;
-                                *remote.doubt.lock() = Some(doubt);
-                                return Ok(bytes);
-                            }
+                            Ok(Got::Part(bytes, doubt)) => return remote.given(bytes, doubt),
                             Ok(Got::NoRoom) => read_past(&*source, remote, offset, len).await,
                             Err(error) => Err(error),
                         }
@@ -430,6 +448,19 @@ impl BeamFs {
 }
 
 impl RemoteHandle {
+    /// What a directory held keeps its bytes: they are given when checked. Those of `sessions/` may
+    /// be given as they arrive, and only a direct read may be short.
+    fn reads_arriving(&self) -> bool {
+        self.held.is_none() && self.mode == Mode::Direct && !self.file.is_mutable()
+    }
+
+    /// Gives bytes that are not checked yet. Those of an earlier attempt may have been given, too.
+    fn given(&self, bytes: Bytes, doubt: Doubt) -> Result<Bytes> {
+        self.certain()?;
+        *self.doubt.lock() = Some(doubt);
+        Ok(bytes)
+    }
+
     /// Fails when bytes that were read here turned out damaged: their reader must not take the file
     /// for whole.
     fn certain(&self) -> Result<()> {

@@ -1,0 +1,177 @@
+//! Length and digest of a body, and its way into the cache file.
+//!
+//! Who reads in step is told of bytes as they come. Meanwhile they are hashed and then written on a
+//! thread, in that order, so that the last byte need not wait for the disk.
+
+use super::arriving::Written;
+use crate::remote::{Body, FetchError, RemoteFile};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use plexbeam_api::Segment;
+use sha2::{Digest as _, Sha256};
+use std::{fs::File, future::Future, io::Write, sync::Arc};
+use tempfile::TempPath;
+use tokio::sync::watch;
+
+/// Fewer bytes are not worth a thread's time, unless they are the last.
+const BLOCK: usize = 64 << 10;
+/// So many bytes may wait for it.
+const MOST: usize = 256 << 10;
+
+/// A file without a name of its own yet.
+pub(super) type Sink = (Arc<File>, TempPath);
+
+/// The check of a body that is kept, or only looked at.
+pub(super) struct Check {
+    hash: Sha256,
+    size: u64,
+    expected: Arc<Segment>,
+    progress: Option<watch::Sender<Written>>,
+    sink: Option<Sink>,
+}
+
+impl Check {
+    /// `progress`: who hears of what came, where it is kept.
+    pub(super) fn new(file: &RemoteFile, progress: Option<watch::Sender<Written>>) -> Self {
+        Check {
+            hash: Sha256::new(),
+            size: 0,
+            expected: file.segment(),
+            progress,
+            sink: None,
+        }
+    }
+
+    /// Where the bytes go.
+    pub(super) fn onto(mut self, sink: Sink) -> Self {
+        self.sink = Some(sink);
+        self
+    }
+
+    /// What is missing: first byte and length; `None` is all of it.
+    pub(super) fn rest(&self) -> Option<(u64, u64)> {
+        (self.size > 0).then(|| (self.size, self.expected.size - self.size))
+    }
+
+    /// Takes all of the body. `begun` is this check once it can write. Gives where the body was
+    /// written, or what may go on after a break.
+    pub(super) async fn all(
+        progress: Option<&watch::Sender<Written>>,
+        expected: u64,
+        from: u64,
+        begun: impl Future<Output = Result<Self, FetchError>> + Send,
+        mut body: Body,
+    ) -> Result<Option<Sink>, (FetchError, Option<Self>)> {
+        let over = |error: FetchError| (error, None);
+        let mut work: futures_util::future::BoxFuture<'_, _> = Box::pin(begun);
+        let mut idle = None;
+        let (mut batch, mut waiting, mut came) = (Vec::new(), 0, from);
+        let broken = loop {
+            if waiting >= BLOCK
+                && let Some(check) = idle.take()
+            {
+                let batch = std::mem::take(&mut batch);
+                work = Box::pin(blocking(move || Check::take(check, &batch, false)));
+                waiting = 0;
+            }
+            let chunk = tokio::select! {
+                chunk = body.chunks.next(), if waiting < MOST => chunk,
+                check = &mut work, if idle.is_none() => {
+                    idle = Some(check.map_err(over)?);
+                    continue;
+                }
+            };
+            let chunk: Bytes = match chunk {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => break Some(error),
+                None => break None,
+            };
+            came += chunk.len() as u64;
+            if came > expected {
+                return Err(over(FetchError::Damaged("too long")));
+            }
+            if let Some(progress) = progress {
+                progress.send_modify(|written| {
+                    written.get_or_insert_default().came(chunk.clone());
+                });
+            }
+            waiting += chunk.len();
+            batch.push(chunk);
+        };
+        let check = match idle {
+            Some(check) => check,
+            None => work.await.map_err(over)?,
+        };
+        // What breaks off behind the last byte is whole.
+        let broken = broken.filter(|_| came < expected);
+        let last = broken.is_none();
+        let check = blocking(move || check.take(&batch, last));
+        let check = check.await.map_err(over)?;
+        match broken {
+            Some(error) => Err((error, Some(check))),
+            None => Ok(check.sink),
+        }
+    }
+
+    fn take(mut self, batch: &[Bytes], last: bool) -> Result<Self, FetchError> {
+        for bytes in batch {
+            self.size += bytes.len() as u64;
+            self.hash.update(bytes);
+        }
+        if last {
+            self.judge()?;
+        }
+        if let (Some((file, _)), Some(progress)) = (&self.sink, &self.progress) {
+            for bytes in batch {
+                (&**file).write_all(bytes)?;
+            }
+            progress.send_modify(|written| {
+                if let Some(arriving) = written {
+                    arriving.wrote(file, self.size);
+                }
+            });
+        }
+        Ok(self)
+    }
+
+    /// Nothing more comes.
+    fn judge(&mut self) -> Result<(), FetchError> {
+        if self.size != self.expected.size {
+            return Err(FetchError::Damaged("too short"));
+        }
+        let digest: String = std::mem::take(&mut self.hash)
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        if digest != self.expected.digest.0 {
+            return Err(FetchError::Damaged("another digest"));
+        }
+        if let Some(progress) = &self.progress {
+            progress.send_modify(|written| {
+                if let Some(arriving) = written {
+                    arriving.is_right();
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Begins at once, whether it is waited for or not.
+pub(super) fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> impl Future<Output = Result<T, FetchError>> + Send
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    FetchError: From<E>,
+{
+    let begun = tokio::task::spawn_blocking(work);
+    async move {
+        match begun.await {
+            Ok(done) => Ok(done?),
+            Err(_) => Err(FetchError::Local("the mount is ending".into())),
+        }
+    }
+}
