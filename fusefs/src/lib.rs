@@ -58,6 +58,10 @@ use std::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
+/// To be set for a process that serves a mount. The blocks of a download are taken by one thread and
+/// freed by another; with an arena for each thread (`mallopt(3)`) every arena keeps what it gave.
+pub const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
+
 /// How often it is looked for bound directories that were removed beneath the mount, and for kept
 /// files that nobody can name any more.
 const TIDY_EVERY: Duration = Duration::from_secs(5);

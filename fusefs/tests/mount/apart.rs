@@ -3,7 +3,7 @@
 
 use crate::support::*;
 use plexbeam_api::mount::XATTR_SOURCE;
-use plexbeam_fusefs::{FsConfig, Secret, mount};
+use plexbeam_fusefs::{ARENAS, FsConfig, Secret, mount};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::BTreeMap,
@@ -28,6 +28,7 @@ impl Process {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "apart::play_a_role", "--ignored", "--nocapture"])
             .env(ROLE, role)
+            .env(ARENAS.0, ARENAS.1)
             .env("APART_DIR", dir)
             .envs(settings.iter().map(|(name, value)| (name, value)))
             // Its end is the end of this program, however that comes.

@@ -2,6 +2,7 @@
 
 use super::Event;
 use crate::control::{self, Start, ToInstance, Writer};
+use plexbeam_fusefs::ARENAS;
 use rustix::{
     fd::OwnedFd,
     process::{Pid, Signal},
@@ -54,6 +55,7 @@ impl Instance {
             .args(&program.arguments)
             .arg("--instance")
             .current_dir(&program.directory)
+            .env(ARENAS.0, ARENAS.1)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
