@@ -26,6 +26,23 @@ impl Secret {
     }
 }
 
+/// For `#[serde(with = …)]` on a [`Secret`] in what its owner alone may read: a file of mode 0600, or
+/// a socket between two processes of one program.
+pub mod plain {
+    use super::Secret;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// As the text itself.
+    pub fn serialize<S: Serializer>(secret: &Secret, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(secret.reveal())
+    }
+
+    /// From the text itself.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, D::Error> {
+        String::deserialize(from).map(Secret)
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")

@@ -1,7 +1,7 @@
 //! What the supervisor and its instances say to each other: JSON lines on a socket that the instance
 //! has as its standard input. The first byte carries the descriptors that all instances share.
 
-use plexbeam_fusefs::Change;
+use plexbeam_fusefs::{Change, Secret, config::plain};
 use rustix::{
     fd::{AsFd, OwnedFd},
     net::{
@@ -26,7 +26,8 @@ pub(crate) struct Start {
     /// Folder of the caches.
     pub(crate) cache_dir: PathBuf,
     /// Signs media URLs where there is no key.
-    pub(crate) media_secret: String,
+    #[serde(with = "plain")]
+    pub(crate) media_secret: Secret,
     /// Who still runs, when it is to mount at once; else it waits for [`ToInstance::Go`].
     pub(crate) go: Option<Go>,
 }

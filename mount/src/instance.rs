@@ -5,7 +5,7 @@ use crate::{
     control::{self, FromInstance, Go, Start, ToInstance, Writer},
     run::{self, RunError},
 };
-use plexbeam_fusefs::{Earlier, FsConfig, Mounted, Prepared, Secret, SetupError, prepare};
+use plexbeam_fusefs::{Earlier, FsConfig, Mounted, Prepared, SetupError, prepare};
 use rustix::fd::OwnedFd;
 use std::{
     io,
@@ -58,7 +58,7 @@ fn config_of(
     config.under = under.map(Arc::new);
     if let Some(route) = &mut config.media {
         route.socket = media.map(|socket| Arc::new(TcpListener::from(socket)));
-        route.secret = Some(Secret::new(start.media_secret.clone()));
+        route.secret = Some(start.media_secret.clone());
     }
     config
 }

@@ -24,7 +24,7 @@ use crate::{
     notify,
     run::{LOOK_EVERY, RunError},
 };
-use plexbeam_fusefs::{MediaConfig, SetupError, mounts};
+use plexbeam_fusefs::{MediaConfig, Secret, SetupError, mounts};
 use rustix::{
     fd::OwnedFd,
     fs::{Mode, OFlags},
@@ -81,7 +81,7 @@ pub(crate) struct Supervisor {
     program: Program,
     under: OwnedFd,
     media: Option<OwnedFd>,
-    media_secret: String,
+    media_secret: Secret,
     tell: Sender<Event>,
     events: Receiver<Event>,
     /// Came while something else was waited for.
@@ -130,7 +130,7 @@ impl Supervisor {
             },
             under,
             media,
-            media_secret: plexbeam_fusefs::media::new_secret().reveal().to_owned(),
+            media_secret: plexbeam_fusefs::media::new_secret(),
             tell,
             events,
             later: VecDeque::new(),

@@ -7,7 +7,6 @@ use super::{
     journal::{self, Journal, Line, Place},
 };
 use crate::{
-    config::Secret,
     error::Result,
     overlay::{UpperKey, UpperNode},
     remote::{RemoteFile, same_session},
@@ -90,7 +89,7 @@ impl Bindings {
                     let worker = catalog.position(url)?;
                     catalog.presume(worker, id, boot.as_ref());
                     let session = catalog.session(worker, session);
-                    session.origin.set_token(Secret::new(token));
+                    session.origin.set_token(token.clone());
                     let bound = match &bound {
                         Some(bound) => bound,
                         None => bound.insert(

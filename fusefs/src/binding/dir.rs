@@ -193,7 +193,7 @@ impl BoundDir {
                 worker: binding.worker,
                 boot,
                 session: binding.session,
-                token: binding.token.clone(),
+                token: Secret::new(binding.token.clone()),
                 patterns: binding.patterns.clone(),
                 epoch: binding.epoch,
             };

@@ -3,7 +3,10 @@
 //!
 //! A journal that cannot be written is given up: then only this directory's adoption is lost.
 
-use crate::{config::WorkerUrl, overlay::UpperKey};
+use crate::{
+    config::{Secret, WorkerUrl, plain},
+    overlay::UpperKey,
+};
 use plexbeam_api::{Id, Segment};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -38,7 +41,8 @@ pub(super) enum Line {
         worker: Id,
         boot: Option<Id>,
         session: Id,
-        token: String,
+        #[serde(with = "plain")]
+        token: Secret,
         patterns: Vec<String>,
         epoch: u64,
     },
