@@ -56,9 +56,9 @@ fn torture_rounds_of_throttling_neither_starve_nor_run_away() {
     play.keep = None;
     play.pace = Pace::Times(4.0);
     play.throttle_ahead = 60.0;
-    // 100 segments of 3 s; a round drains and fills some 40 s.
+    // 140 segments of 3 s; a round drains and fills up to 100 s.
     play.end = End::Stop {
-        after: 100,
+        after: 140,
         signal: Signal::TERM,
     };
     let report = fake_pms::play(&play).expect("a play");
