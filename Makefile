@@ -77,7 +77,7 @@ fuzz: build ## Hostile films against a worker, then cargo fuzz (FUZZ_FILES, FUZZ
 bench: setup ## Print ratios against ffmpeg and compare them with the baseline.
 	tests/bench.sh
 
-torture: setup ## Long runs: fsx, pjdfstest, faults, many sessions, minutes of silence, seeks at random.
+torture: setup ## Long runs: fsx, pjdfstest, faults, many sessions, minutes of silence, seeks at random, throttling.
 	@if ! command -v fsx >/dev/null || ! command -v pjdfstest >/dev/null; then \
 	  dpkg-query -W libacl1-dev >/dev/null 2>&1 || { sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	    $$sudo apt-get update -qq </dev/null; $$sudo apt-get install -y -qq --no-install-recommends libacl1-dev </dev/null; }; \
@@ -86,6 +86,8 @@ torture: setup ## Long runs: fsx, pjdfstest, faults, many sessions, minutes of s
 	$(CARGO) test --locked -p plexbeam-fusefs --test mount torture:: -- --ignored --nocapture --test-threads=1
 	PLEXBEAM_ROUNDS=40 $(CARGO) test --locked -p plexbeam-worker --test pipeline again::p7_any -- --nocapture
 	$(CARGO) test --locked -p plexbeam-cartridge --test playback torture_ -- --ignored
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked -p plexbeam-tests --test e2e torture_ -- --ignored --nocapture
 
 chaos: setup ## Updates of Plex while transcodes start; the mount killed, frozen and upgraded, 20 times each.
 	PLEXBEAM_CHAOS_ROUNDS=3000 $(CARGO) test --locked -p plexbeam-cartridge --test admin race:: -- --nocapture

@@ -6,6 +6,7 @@
 //! case through the whole chain and compares what came out with `ffmpeg`'s.
 
 pub mod films;
+mod shapes;
 mod variants;
 
 pub use variants::likes;

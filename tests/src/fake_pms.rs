@@ -345,6 +345,8 @@ impl Run<'_> {
             wall_ms: wall.as_millis() as u64,
             exit: exit.flatten().and_then(|s| s.code()),
             throttled: seen.throttled,
+            released: seen.released,
+            waited: seen.waited,
             most_ahead: seen.most_ahead,
             stderr,
             shape: Some(shape),

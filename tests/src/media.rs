@@ -15,6 +15,8 @@ pub struct Clip {
     label: String,
     /// Text files that the command names as `{0}`, `{1}`, ...; part of the identity.
     texts: Vec<(&'static str, String)>,
+    /// A file that the command names as `{file}`: extension and bytes.
+    file: Option<(&'static str, Vec<u8>)>,
 }
 
 /// Parameters of the usual clip; [`Default`] is 30 s of 640x360 at 24000/1001, H.264 with B-frames
@@ -271,6 +273,7 @@ impl Film {
             extension: self.container,
             label,
             texts,
+            file: None,
         }
     }
 }
@@ -283,6 +286,16 @@ impl Clip {
             extension,
             label: label.to_owned(),
             texts: Vec::new(),
+            file: None,
+        }
+    }
+
+    /// With a file that the arguments name as `{file}`.
+    #[must_use]
+    pub fn with_file(self, extension: &'static str, bytes: Vec<u8>) -> Clip {
+        Clip {
+            file: Some((extension, bytes)),
+            ..self
         }
     }
 
@@ -313,7 +326,10 @@ impl Clip {
     #[track_caller]
     pub fn path(&self) -> PathBuf {
         let dir = cache_dir();
-        let identity = format!("{:?}{:?}{}", self.args, self.texts, self.extension);
+        let mut identity = format!("{:?}{:?}{}", self.args, self.texts, self.extension);
+        if let Some(file) = &self.file {
+            identity.push_str(&format!("{file:?}"));
+        }
         let label: String = self
             .label
             .chars()
@@ -340,6 +356,13 @@ impl Clip {
             fs::write(&file, text).expect("write a clip's text");
             let from = format!("{{{n}}}");
             for arg in args.iter_mut().filter(|a| **a == from) {
+                *arg = file.to_string_lossy().into_owned();
+            }
+        }
+        if let Some((extension, bytes)) = &self.file {
+            let file = work.path().join(format!("file.{extension}"));
+            fs::write(&file, bytes).expect("write a clip's file");
+            for arg in args.iter_mut().filter(|a| **a == "{file}") {
                 *arg = file.to_string_lossy().into_owned();
             }
         }

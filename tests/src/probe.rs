@@ -149,6 +149,18 @@ pub fn duration(path: &Path) -> f64 {
         .unwrap_or_else(|| panic!("ffprobe knows no duration of {}", path.display()))
 }
 
+/// Where the film ends, seconds from its start. Matroska and MP4 count their length from zero, wherever
+/// the first packet lies.
+#[track_caller]
+pub fn title_end(path: &Path) -> f64 {
+    let own = path.extension().and_then(|e| e.to_str());
+    let start = match own {
+        Some("mkv" | "mp4") => start_time(path),
+        _ => 0.0,
+    };
+    duration(path) - start
+}
+
 /// A number of seconds that the container tells of itself.
 #[track_caller]
 fn format_entry(path: &Path, name: &str) -> Option<f64> {

@@ -168,7 +168,7 @@ impl Subject<'_> {
                 "sound begins at {first:.4} s, the job at {begin:.4} s"
             ));
         }
-        let film = probe::duration(self.media);
+        let film = probe::title_end(self.media);
         if self.whole && (end - film).abs() > 0.25 {
             findings.push(format!("sound ends at {end:.3} s, the film at {film:.3} s"));
         }

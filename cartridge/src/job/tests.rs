@@ -491,9 +491,13 @@ fn doubts_have_a_name() {
     let at = tuner.iter().position(|w| w == "-i").unwrap();
     tuner[at + 1] = "http://192.0.2.1/tuner".into();
     assert!(matches!(reason(&tuner), Reason::Input { index: 0, .. }));
-    let mut framedrop = base.clone();
-    framedrop.splice(0..0, ["-bsf:0", "framedrop=count=1"].map(OsString::from));
-    assert_eq!(reason(&framedrop), Reason::Option("-bsf:0".into()));
+    // For a decoder's packets or the muxer's: what Plex's own filter drops is published nowhere.
+    let output = base.iter().position(|w| w == "-f").unwrap();
+    for at in [0, output] {
+        let mut framedrop = base.clone();
+        framedrop.splice(at..at, ["-bsf:0", "framedrop=count=1"].map(OsString::from));
+        assert_eq!(reason(&framedrop), Reason::Option("-bsf:0".into()));
+    }
     for (lost, value) in [
         ("-r", "24"),
         ("-b", "1M"),

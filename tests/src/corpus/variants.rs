@@ -3,6 +3,7 @@
 use super::{
     Case, SIZE,
     films::{AV1, HDR10, HEVC, MPEG2, VP9, sound},
+    shapes,
 };
 use crate::{
     argv::{Line, line, mpegts_line},
@@ -57,6 +58,8 @@ pub fn likes() -> Vec<Case> {
     cases.extend(sounds());
     cases.extend(times());
     cases.extend(words());
+    cases.extend(shapes::films());
+    cases.extend(shapes::pictures());
     cases
 }
 
@@ -198,6 +201,26 @@ fn words() -> Vec<Case> {
         other,
         two,
         "second language, font and cover attached",
+    ));
+    let three = Film {
+        container: "mp4",
+        audio: ["eng", "fre", "ger"]
+            .into_iter()
+            .zip([500, 425, 350])
+            .map(|(language, tone)| crate::media::Audio {
+                tone,
+                language,
+                ..sound("eac3", 6)
+            })
+            .collect(),
+        ..film()
+    };
+    let third = software().map(|a| a.replace("[0:1]", "[0:3]"));
+    cases.push(case(
+        "like-third-track",
+        third,
+        three,
+        "third of three languages",
     ));
     let ids = software().map(|a| {
         a.replace("[0:0]", "[0:#0x100]")

@@ -93,6 +93,10 @@ pub struct Seen {
     pub first_post: Option<Instant>,
     /// Replies with `canThrottle`.
     pub throttled: u32,
+    /// Times that PMS took `canThrottle` back.
+    pub released: u32,
+    /// Times that the client, once PMS had slowed the job, found the next segment not announced.
+    pub waited: u32,
     /// Most that was announced beyond the client, seconds.
     pub most_ahead: f64,
     /// DASH.
@@ -221,6 +225,9 @@ impl Job {
     pub fn wait_for(&self, number: u32, patience: Duration) -> Next {
         let end = Instant::now() + patience;
         let mut state = self.state.lock();
+        if state.seen.throttled > 0 && announced(&state, &self.shape, number).is_none() {
+            state.seen.waited += u32::from(!state.ended);
+        }
         loop {
             if let Some(end) = announced(&state, &self.shape, number) {
                 return Next::Ready(end);
@@ -339,8 +346,9 @@ impl Job {
         let ahead = newest_end(&state).map_or(0.0, |end| end - state.client_at);
         let threshold = self.throttle_ahead;
         // PMS lets go only when the buffer has drained a good deal.
-        state.throttling = ahead > threshold || (state.throttling && ahead > threshold / 2.0);
-        let throttle = state.throttling;
+        let throttle = ahead > threshold || (state.throttling && ahead > threshold / 2.0);
+        state.seen.released += u32::from(state.throttling && !throttle);
+        state.throttling = throttle;
         state.seen.throttled += u32::from(throttle);
         drop(state);
         if let Some((a, b)) = too_often {

@@ -89,6 +89,10 @@ pub struct JobReport {
     pub exit: Option<i32>,
     /// Replies with `canThrottle`.
     pub throttled: u32,
+    /// Times that PMS took `canThrottle` back.
+    pub released: u32,
+    /// Times that the client, once PMS had slowed the job, found the next segment not announced.
+    pub waited: u32,
     /// Most that was announced beyond the client, media seconds.
     pub most_ahead: f64,
     /// The end of its stderr.

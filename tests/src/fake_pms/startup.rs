@@ -15,6 +15,8 @@ pub struct Expected {
     streams: Vec<(u32, String)>,
     /// Length in seconds; 0 when unknown.
     duration: f64,
+    /// Where it ends, seconds from its start; 0 when unknown.
+    end: f64,
 }
 
 impl Expected {
@@ -48,6 +50,7 @@ impl Expected {
                 .map(|s| (s.index, s.codec_type))
                 .collect(),
             duration: probe::duration(media),
+            end: probe::title_end(media),
         }
     }
 }
@@ -178,8 +181,8 @@ impl Startup {
 }
 
 impl Expected {
-    /// Length of the film in seconds; 0 when unknown.
-    pub fn duration(&self) -> f64 {
-        self.duration
+    /// Where the film ends, seconds from its start; 0 when unknown.
+    pub fn end(&self) -> f64 {
+        self.end
     }
 }

@@ -22,6 +22,8 @@ pub const LEAST_MEAN: f64 = 0.98;
 pub const LEAST_FRAME: f64 = 0.88;
 /// Rate at which sounds are compared, Hz.
 const RATE: u32 = 16000;
+/// Where subtitles are drawn.
+const LOWER: &str = "crop=iw:ih/3:0:ih*2/3,";
 /// Samples by which they may be apart: Matroska rounds times to a millisecond, once in the film and
 /// once in the segments.
 const LAG: usize = 11;
@@ -53,6 +55,8 @@ pub enum Burned {
     No,
     /// A line from 0.1 s to 0.9 s of each second, in the lower third ([`media::srt_text`]).
     EachSecond,
+    /// Pictures, that the line lays over by `overlay`; the graph is one that `ffmpeg` takes.
+    Pictures,
 }
 
 /// Compares one process's output with `ffmpeg`'s. The file must have been played to its end.
@@ -74,7 +78,20 @@ pub fn of(line: &Line, job: &JobReport, film: &Path, burned: Burned) -> Likeness
         return found;
     };
     let theirs = settings::picture(line, shape, film, first, work.path());
-    compare_pictures(&mut found, &picture, &theirs, &times, shape, burned);
+    if burned == Burned::Pictures {
+        let overlaid = settings::overlaid(line, shape, film, work.path());
+        compare_pictures(&mut found, &picture, &overlaid, &times, shape, burned);
+        let bare = mean(ssim(&picture, &theirs, 0, LOWER).into_iter());
+        let with = mean(ssim(&picture, &overlaid, 0, LOWER).into_iter());
+        found.text = Some((with, bare));
+        if with.is_nan() || bare.is_nan() || bare > with - 0.1 {
+            found.findings.push(format!(
+                "below, SSIM {with:.4} to ffmpeg's pictures with subtitles, {bare:.4} without"
+            ));
+        }
+    } else {
+        compare_pictures(&mut found, &picture, &theirs, &times, shape, burned);
+    }
     if shape.sound.is_some() {
         compare_sounds(&mut found, line, shape, film, &sound, work.path());
     }
@@ -169,7 +186,7 @@ fn compare_pictures(
     found.mean = mean(values.iter().copied());
     found.least = values.iter().copied().fold(f64::INFINITY, f64::min);
     match burned {
-        Burned::No => {
+        Burned::No | Burned::Pictures => {
             if found.mean.is_nan() || found.mean < LEAST_MEAN {
                 found.findings.push(format!(
                     "SSIM {:.4}, at least {LEAST_MEAN} is due",
@@ -185,7 +202,7 @@ fn compare_pictures(
             }
         }
         Burned::EachSecond => {
-            let lower = ssim(ours, theirs, skip, "crop=iw:ih/3:0:ih*2/3,");
+            let lower = ssim(ours, theirs, skip, LOWER);
             let frame = shape.frame();
             let shows = |time: f64| {
                 let within = time.rem_euclid(1.0);

@@ -42,21 +42,38 @@ pub(super) fn picture(line: &Line, shape: &Shape, film: &Path, first: f64, work:
         ]);
         return path;
     }
-    let keys = reference::key_times(Path::new(&film), shape);
     let filter = filters(line.graph(&shape.picture).unwrap_or_default());
-    let mut args: Vec<String> = [
-        "-copyts",
-        "-start_at_zero",
-        "-i",
-        &film,
-        "-map",
-        &shape.picture,
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    let mut way = vec!["-map", &shape.picture];
     if !filter.is_empty() {
-        args.extend(["-vf".to_owned(), filter]);
+        way.extend(["-vf", &filter]);
     }
+    encoded(line, shape, &film, &way, &out);
+    path
+}
+
+/// As [`picture`] for a job from the beginning, with what the line's own graph lays over.
+#[track_caller]
+pub(super) fn overlaid(line: &Line, shape: &Shape, film: &Path, work: &Path) -> PathBuf {
+    let path = work.join("reference-overlaid.nut");
+    // Subtitles end before the film, and the last one must not hold up its end.
+    let graph = line
+        .graph(&shape.picture)
+        .unwrap_or_default()
+        .replace("overlay=", "overlay=shortest=1:");
+    let graph = format!("[{}]{graph}[out]", shape.picture);
+    let way = ["-filter_complex", &graph, "-map", "[out]"];
+    encoded(line, shape, &text(film), &way, &text(&path));
+    path
+}
+
+/// Encodes what `way` makes of the film with the line's options.
+#[track_caller]
+fn encoded(line: &Line, shape: &Shape, film: &str, way: &[&str], out: &str) {
+    let keys = reference::key_times(Path::new(film), shape);
+    let mut args: Vec<String> = ["-copyts", "-start_at_zero", "-i", film]
+        .map(str::to_owned)
+        .to_vec();
+    args.extend(way.iter().map(|&word| word.to_owned()));
     args.extend(encoder(line));
     args.extend(
         [
@@ -66,12 +83,11 @@ pub(super) fn picture(line: &Line, shape: &Shape, film: &Path, first: f64, work:
             &keys,
             "-f",
             "nut",
-            &out,
+            out,
         ]
         .map(str::to_owned),
     );
     media::ffmpeg(args.iter().map(String::as_str));
-    path
 }
 
 /// The reference's sound, encoded with the line's own options.

@@ -353,3 +353,35 @@ fn a_cancelled_job_ends_soon_and_says_so() {
     .unwrap_err();
     assert_eq!(problem.kind, plexbeam_api::Kind::Cancelled);
 }
+
+/// A subtitle without an end, which Matroska writes as one of an hour: it makes the title 30 s longer
+/// than its own start at most, so that a film that is cut off is still seen to be, and the sound that
+/// ended early is not silence for an hour.
+#[test]
+fn a_subtitle_without_an_end_lasts_half_a_minute() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("text.srt").to_str().unwrap().to_owned();
+    std::fs::write(&text, "1\n00:00:01,000 --> 01:00:00,000\nno end\n\n").unwrap();
+    let plain = clip(dir.path(), "plain.mkv", 8, &[]);
+    let film = dir.path().join("film.mkv").to_str().unwrap().to_owned();
+    ffmpeg(&[
+        "-i", &plain, "-i", &text, "-c", "copy", "-c:s", "srt", &film,
+    ]);
+    let made = run(&job(&film, None, dash(1), 3.0));
+    let (last, _) = made.media(Some(1)).pop().unwrap();
+    let end = (last.pts as f64 + last.duration as f64) / f64::from(last.time_scale);
+    assert!((8.0 - 0.1..31.1).contains(&end), "sound ends at {end} s");
+
+    let plain = clip(dir.path(), "long.mkv", 80, &[]);
+    let whole = dir.path().join("whole.mkv").to_str().unwrap().to_owned();
+    ffmpeg(&[
+        "-i", &plain, "-i", &text, "-c", "copy", "-c:s", "srt", &whole,
+    ]);
+    let bytes = std::fs::read(&whole).unwrap();
+    let cut = dir.path().join("cut.mkv").to_str().unwrap().to_owned();
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let problem = try_run(&job(&cut, None, dash(1), 3.0))
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(problem.kind, plexbeam_api::Kind::BadInput, "{problem}");
+}

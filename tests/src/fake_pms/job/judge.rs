@@ -418,7 +418,7 @@ impl Job {
         if last_static == Some(false) {
             self.fault(Rule::Unfinished, "the last MPD is not static".into());
         }
-        let film = self.expected.duration();
+        let film = self.expected.end();
         if let (Some(end), true, true) = (end, whole, film > 0.0)
             && end < film - 1.0
         {
