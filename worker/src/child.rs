@@ -15,7 +15,7 @@ pub mod message;
 use crate::{config::ChildConfig, error::StartError};
 use message::{FromChild, MAX_FROM_CHILD, ToChild};
 use parking_lot::Mutex;
-use plexbeam_api::{Kind, Problem};
+use plexbeam_api::{Kind, Problem, segment::SegmentKind};
 use rustix::process::{Pid, Signal};
 use std::{
     collections::VecDeque,
@@ -58,6 +58,8 @@ pub struct JobProcess {
     child: Child,
     pid: u32,
     parked: bool,
+    /// Dropped at the job's first media segment, or with the process: its start is over.
+    starting: Option<oneshot::Sender<()>>,
     writer: OwnedWriteHalf,
     messages: mpsc::Receiver<FromChild>,
     tail: Tail,
@@ -85,7 +87,13 @@ impl JobProcess {
 
     /// The next message; `None` once the child closed its end. Cancel safe.
     pub async fn recv(&mut self) -> Option<FromChild> {
-        self.messages.recv().await
+        let message = self.messages.recv().await;
+        if let Some(FromChild::Published(segment)) = &message
+            && segment.kind == SegmentKind::Media
+        {
+            self.starting = None;
+        }
+        message
     }
 
     /// True while the process has not ended.
@@ -138,6 +146,8 @@ pub struct Spawner {
     spare: tokio::sync::Mutex<Option<JobProcess>>,
     parked: watch::Sender<bool>,
     warm: AtomicBool,
+    /// See [`ChildConfig::spare_patience`].
+    patience: Duration,
 }
 
 impl Spawner {
@@ -145,6 +155,7 @@ impl Spawner {
     pub fn start(config: ChildConfig) -> Result<Arc<Self>, StartError> {
         let runtime = tokio::runtime::Handle::current();
         let (requests, queue) = std::sync::mpsc::channel::<SpawnRequest>();
+        let patience = config.spare_patience;
         std::thread::Builder::new()
             .name("spawner".into())
             .spawn(move || {
@@ -162,6 +173,7 @@ impl Spawner {
             spare: tokio::sync::Mutex::new(None),
             parked: watch::channel(false).0,
             warm: AtomicBool::new(false),
+            patience,
         }))
     }
 
@@ -175,24 +187,28 @@ impl Spawner {
         self.warm.load(Ordering::Relaxed)
     }
 
-    /// A child for a job: the spare when there is one. Another spare is parked a little later, when
-    /// the start of this job no longer needs the processor.
+    /// A child for a job: the spare when there is one. Another spare is parked when the start of this
+    /// job no longer needs the processor: at its first media segment, at its end, or after
+    /// [`ChildConfig::spare_patience`].
     pub async fn take(self: &Arc<Self>) -> Result<JobProcess, Problem> {
         let spare = self.spare.lock().await.take();
         self.parked.send_replace(false);
         let again = self.clone();
+        let (starting, started) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            // Nothing is ever sent: the other end is dropped.
+            let _ = tokio::time::timeout(again.patience, started).await;
             if let Err(problem) = again.park().await {
                 tracing::warn!(%problem, "no spare job process");
             }
         });
-        if let Some(mut process) = spare
-            && process.is_alive()
-        {
-            return Ok(process);
-        }
-        self.spawn().await
+        let alive = spare.and_then(|mut spare| spare.is_alive().then_some(spare));
+        let mut process = match alive {
+            Some(spare) => spare,
+            None => self.spawn().await?,
+        };
+        process.starting = Some(starting);
+        Ok(process)
     }
 
     /// Makes sure that a loaded spare waits.
@@ -284,6 +300,7 @@ fn spawn(config: &ChildConfig) -> io::Result<JobProcess> {
         child,
         pid,
         parked: false,
+        starting: None,
         writer,
         messages,
         tail,

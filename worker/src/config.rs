@@ -156,6 +156,9 @@ pub struct ChildConfig {
     pub stall: Duration,
     /// From the message to cancel until it is killed.
     pub cancel_grace: Duration,
+    /// Longest that the next spare waits for a job's first segment. Loading it costs tenths of a
+    /// second of processor time that would be that segment's.
+    pub spare_patience: Duration,
 }
 
 impl ChildConfig {
@@ -169,6 +172,7 @@ impl ChildConfig {
             silence: Duration::from_secs(30),
             stall: Duration::from_secs(60),
             cancel_grace: Duration::from_secs(2),
+            spare_patience: Duration::from_secs(5),
         }
     }
 }

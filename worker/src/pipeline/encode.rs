@@ -339,8 +339,9 @@ impl<'a> Stage<'a> {
         if !self.drain()? {
             return Ok(false);
         }
-        self.encoder = next;
+        // Before the first encoder goes: freeing its pictures takes time that the segment need not wait.
         self.outlet.whole(at, at - self.delay.unwrap_or(0));
+        self.encoder = next;
         Ok(true)
     }
 

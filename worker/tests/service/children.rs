@@ -51,7 +51,8 @@ async fn a_child_that_is_stopped_is_not_waited_for() {
     let problem = failure(&bench, "j").await;
     assert!(problem.detail.contains("no sign of life"), "{problem}");
     until("the process to go", || async {
-        (bench.children().len() < pids.len()).then_some(())
+        let left = bench.children();
+        pids.iter().any(|pid| !left.contains(pid)).then_some(())
     })
     .await;
 }
@@ -136,7 +137,9 @@ async fn a_spare_waits_loaded_and_is_taken() {
     assert_eq!(bench.get("/ready").await.status, axum::http::StatusCode::OK);
     let spare = bench.children();
     assert_eq!(spare.len(), 1);
-    bench.start("j", &["probed", "until-throttled"]).await;
+    bench
+        .start("j", &["probed", "seg:0:1:10", "until-throttled"])
+        .await;
     until("the device", || async {
         bench.peek("j").await.filter(|s| s.device.is_some())
     })
@@ -155,4 +158,44 @@ async fn a_spare_waits_loaded_and_is_taken() {
     }
     bench.start("k", &["seg:0:1:10"]).await;
     bench.until_state("k", SessionState::Completed).await;
+}
+
+#[tokio::test]
+async fn the_next_spare_waits_for_the_first_segment_of_a_job_or_its_end() {
+    let bench = Bench::with(|config| config.child.spare_patience = Duration::from_secs(3600));
+    let spawner = &bench.app().spawner;
+    let spare = || until("a spare", || async { spawner.is_parked().then_some(()) });
+    spawner.park().await.unwrap();
+    bench
+        .start("j", &["probed", "until-throttled", "seg:0:1:10", "deaf"])
+        .await;
+    until("the device", || async {
+        bench.peek("j").await.filter(|s| s.device.is_some())
+    })
+    .await;
+    assert!(!spawner.is_parked());
+    assert_eq!(bench.children().len(), 1);
+    bench.put("/sessions/j/throttle", r#"{"on":true}"#).await;
+    spare().await;
+    assert_eq!(bench.peek("j").await.unwrap().state, SessionState::Running);
+    bench.start("ends", &["probed"]).await;
+    bench.until_state("ends", SessionState::Completed).await;
+    spare().await;
+}
+
+#[tokio::test]
+async fn a_job_that_makes_nothing_for_long_does_not_keep_the_next_spare_away() {
+    let bench = Bench::with(|config| config.child.spare_patience = Duration::from_millis(50));
+    bench.app().spawner.park().await.unwrap();
+    bench.start("j", &["probed", "until-throttled"]).await;
+    until("the device", || async {
+        bench.peek("j").await.filter(|s| s.device.is_some())
+    })
+    .await;
+    until("another spare", || async {
+        bench.app().spawner.is_parked().then_some(())
+    })
+    .await;
+    let state = bench.peek("j").await.unwrap().state;
+    assert_eq!(state, SessionState::Running);
 }
