@@ -18,6 +18,7 @@
 mod adopt;
 mod arriving;
 mod check;
+mod fetch;
 mod file;
 mod flight;
 mod shelf;
@@ -29,9 +30,7 @@ pub use file::CacheFile;
 pub use shelf::Rank;
 
 use self::{
-    arriving::{Written, give_up},
-    check::{Check, Sink, blocking},
-    file::named,
+    arriving::give_up,
     flight::Flight,
     shelf::{Entry, Shelf},
 };
@@ -40,7 +39,6 @@ use crate::{
     remote::{FetchError, RemoteFile, SegmentSource},
 };
 use bytes::Bytes;
-use futures_util::{FutureExt as _, future};
 use lru::LruCache;
 use parking_lot::Mutex;
 use plexbeam_api::FileName;
@@ -52,17 +50,9 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
-/// Downloads of a damaged file before it counts as absent.
-const ATTEMPTS_ON_DAMAGE: u32 = 3;
-/// Pauses between attempts at an unreachable worker: doubled from the first up to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(3);
-/// Downloads at a time from one worker. Each has about two blocks and its connection's buffer in memory.
-const DOWNLOADS: usize = 16;
 /// Disk space is given out in blocks of this many bytes, so rooms are rounded up to it.
 const DISK_BLOCK: u64 = 4096;
 
@@ -506,94 +496,6 @@ impl SegmentCache {
             shelf.entries.put(key.clone(), entry);
         }
         flights.remove(&key);
-    }
-
-    async fn attempts(
-        &self,
-        file: &RemoteFile,
-        room: Room,
-        progress: &watch::Sender<Written>,
-    ) -> Result<Arc<CacheFile>, FetchError> {
-        let mut attempt = 1;
-        let mut pause = FIRST_PAUSE;
-        let mut begun = None;
-        loop {
-            let place = self.place(file).await;
-            let downloaded = self.download(file, progress, begun.take()).await;
-            drop(place);
-            let (error, rest) = match downloaded {
-                Ok((sink, part)) => {
-                    let (path, size) = (self.dir.join(named(file)), file.size());
-                    let made =
-                        move || Ok::<_, FetchError>(CacheFile::new(sink, part, path, size, room));
-                    return blocking(made).await.map(Arc::new);
-                }
-                Err(broken) => broken,
-            };
-            match error {
-                FetchError::Damaged(what) => {
-                    give_up(progress);
-                    if attempt == ATTEMPTS_ON_DAMAGE {
-                        return Err(error);
-                    }
-                    attempt += 1;
-                    let (session, name) = (&file.origin.session, &file.name);
-                    tracing::warn!(%session, %name, what, "damaged on the way, fetching again");
-                }
-                error if error.is_passing() && pause < MAX_PAUSE => {
-                    tracing::debug!(session = %file.origin.session, %error, "fetching on");
-                    begun = rest;
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
-                error => return Err(error),
-            }
-        }
-    }
-
-    async fn place(&self, file: &RemoteFile) -> Option<OwnedSemaphorePermit> {
-        let places = {
-            let mut places = self.places.lock();
-            let new = || Arc::new(Semaphore::new(DOWNLOADS));
-            places.entry(file.origin.worker).or_insert_with(new).clone()
-        };
-        // It is never closed.
-        places.acquire_owned().await.ok()
-    }
-
-    /// Downloads a file, or the rest of one. What came before a break goes on next time.
-    async fn download(
-        &self,
-        file: &RemoteFile,
-        progress: &watch::Sender<Written>,
-        begun: Option<Check>,
-    ) -> Result<Sink, (FetchError, Option<Check>)> {
-        let over = |error: FetchError| (error, None);
-        let (range, check) = match begun {
-            Some(check) => (check.rest(), future::ready(Ok(check)).left_future()),
-            None => {
-                let (dir, check) = (self.dir.clone(), Check::new(file, Some(progress.clone())));
-                let sink = blocking(move || file::part_in(&dir));
-                let begun = async move { Ok(check.onto(sink.await?)) };
-                (None, begun.right_future())
-            }
-        };
-        let body = match self.source.open(file, range).await {
-            Ok(body) => body,
-            Err(error) => return Err((error, check.await.ok())),
-        };
-        let from = range.map_or(0, |(from, _)| from);
-        let sink = Check::all(Some(progress), file.size(), from, check, body).await?;
-        sink.ok_or_else(|| over(FetchError::Local("the file was lost".into())))
-    }
-
-    /// Checks length and digest of a file that cannot be kept.
-    pub async fn examine(&self, file: &RemoteFile) -> Result<(), FetchError> {
-        let _place = self.place(file).await;
-        let body = self.source.open(file, None).await?;
-        let check = future::ready(Ok(Check::new(file, None)));
-        let checked = Check::all(None, file.size(), 0, check, body).await;
-        checked.map(drop).map_err(|(error, _)| error)
     }
 }
 
