@@ -38,8 +38,7 @@ pub(super) struct Arriving {
     /// Where `written` bytes are.
     file: Option<Arc<File>>,
     written: u64,
-    /// The bytes from `kept_from` to `came`, as they came. Those that are in the file go, but for
-    /// the newest: who reads in step wants them.
+    /// The bytes from `kept_from` to `came`, as they came.
     kept: VecDeque<Bytes>,
     kept_from: u64,
     came: u64,
@@ -76,9 +75,14 @@ impl Arriving {
     pub(super) fn wrote(&mut self, file: &Arc<File>, size: u64) {
         self.file.get_or_insert_with(|| file.clone());
         self.written = size;
+    }
+
+    /// The first `size` bytes are hashed, and in the file unless that takes nothing more. Of those
+    /// the newest stay, for who reads in step.
+    pub(super) fn passed(&mut self, size: u64) {
         while self.kept.len() > 1 {
             let end = self.kept_from + self.kept[0].len() as u64;
-            if end > self.written {
+            if end > size {
                 break;
             }
             self.kept.pop_front();
@@ -106,8 +110,8 @@ impl Arriving {
         let piece = if offset >= self.kept_from {
             Piece::Kept(self.kept_bytes((offset - self.kept_from) as usize, len))
         } else {
-            let len = (self.written - offset).min(len as u64) as usize;
-            Piece::Written(self.file.clone()?, len)
+            let written = self.written.checked_sub(offset).filter(|left| *left > 0)?;
+            Piece::Written(self.file.clone()?, written.min(len as u64) as usize)
         };
         Some((piece, self.doubt.clone()))
     }

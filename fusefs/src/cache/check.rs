@@ -1,9 +1,10 @@
 //! Length and digest of a body, and its way into the cache file.
 //!
 //! Who reads in step is told of bytes as they come. Meanwhile they are hashed and then written on a
-//! thread, in that order, so that the last byte need not wait for the disk.
+//! thread, in that order, so that the last byte need not wait for the disk. Where the disk takes
+//! nothing the hashing goes on: who has read bytes is to know whether they were right.
 
-use super::arriving::Written;
+use super::arriving::{Arriving, Written};
 use crate::remote::{Body, FetchError, RemoteFile};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -27,7 +28,7 @@ pub(super) struct Check {
     size: u64,
     expected: Arc<Segment>,
     progress: Option<watch::Sender<Written>>,
-    sink: Option<Sink>,
+    sink: Result<Sink, FetchError>,
 }
 
 impl Check {
@@ -38,13 +39,13 @@ impl Check {
             size: 0,
             expected: file.segment(),
             progress,
-            sink: None,
+            sink: Err(FetchError::Local("no file was made".into())),
         }
     }
 
-    /// Where the bytes go.
-    pub(super) fn onto(mut self, sink: Sink) -> Self {
-        self.sink = Some(sink);
+    /// Where the bytes go, or why nowhere.
+    pub(super) fn onto(mut self, sink: Result<Sink, FetchError>) -> Self {
+        self.sink = sink;
         self
     }
 
@@ -54,14 +55,14 @@ impl Check {
     }
 
     /// Takes all of the body. `begun` is this check once it can write. Gives where the body was
-    /// written, or what may go on after a break.
+    /// written or why it was not, or else what may go on after a break.
     pub(super) async fn all(
         progress: Option<&watch::Sender<Written>>,
         expected: u64,
         from: u64,
         begun: impl Future<Output = Result<Self, FetchError>> + Send,
         mut body: Body,
-    ) -> Result<Option<Sink>, (FetchError, Option<Self>)> {
+    ) -> Result<Result<Sink, FetchError>, (FetchError, Option<Self>)> {
         let over = |error: FetchError| (error, None);
         let mut work: futures_util::future::BoxFuture<'_, _> = Box::pin(begun);
         let mut idle = None;
@@ -121,16 +122,14 @@ impl Check {
         if last {
             self.judge()?;
         }
-        if let (Some((file, _)), Some(progress)) = (&self.sink, &self.progress) {
-            for bytes in batch {
-                (&**file).write_all(bytes)?;
+        if let Ok((file, _)) = &self.sink {
+            let written = batch.iter().try_for_each(|b| (&**file).write_all(b));
+            match written {
+                Ok(()) => self.tell(|arriving| arriving.wrote(file, self.size)),
+                Err(error) => self.sink = Err(error.into()),
             }
-            progress.send_modify(|written| {
-                if let Some(arriving) = written {
-                    arriving.wrote(file, self.size);
-                }
-            });
         }
+        self.tell(|arriving| arriving.passed(self.size));
         Ok(self)
     }
 
@@ -147,14 +146,18 @@ impl Check {
         if digest != self.expected.digest.0 {
             return Err(FetchError::Damaged("another digest"));
         }
+        self.tell(Arriving::is_right);
+        Ok(())
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut Arriving)) {
         if let Some(progress) = &self.progress {
             progress.send_modify(|written| {
                 if let Some(arriving) = written {
-                    arriving.is_right();
+                    what(arriving);
                 }
             });
         }
-        Ok(())
     }
 }
 

@@ -86,7 +86,7 @@ impl SegmentCache {
             None => {
                 let (dir, check) = (self.dir.clone(), Check::new(file, Some(progress.clone())));
                 let sink = blocking(move || file::part_in(&dir));
-                let begun = async move { Ok(check.onto(sink.await?)) };
+                let begun = async move { Ok(check.onto(sink.await)) };
                 (None, begun.right_future())
             }
         };
@@ -96,7 +96,7 @@ impl SegmentCache {
         };
         let from = range.map_or(0, |(from, _)| from);
         let sink = Check::all(Some(progress), file.size(), from, check, body).await?;
-        sink.ok_or_else(|| over(FetchError::Local("the file was lost".into())))
+        sink.map_err(over)
     }
 
     /// Checks length and digest of a file that cannot be kept.

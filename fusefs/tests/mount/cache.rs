@@ -216,6 +216,20 @@ fn a_full_cache_folder_is_survived() {
         assert!(fs::read(dir.join(media_name(0, 1))).unwrap() == bytes);
         assert_eq!(env.cache_usage().used, 0);
         assert_eq!(errno(fs::metadata(dir.join("absent"))), Errno::NOENT);
+        // Readers in step with a download have some of its bytes before the folder refuses them.
+        env.worker.new_session("s2");
+        for number in 1..=8 {
+            let name = media_name(0, number);
+            let bytes = env.worker.publish_media("s2", 0, number, 3 * MIB);
+            let path = env.path("sessions/s2").join(&name);
+            eventually("the name", || path.exists());
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| assert!(fs::read(&path).unwrap() == bytes));
+                }
+            });
+        }
+        eventually("no bytes are counted", || env.cache_usage().used == 0);
     }
     rustix::mount::unmount(small.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
 }
