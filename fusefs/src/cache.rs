@@ -29,11 +29,7 @@ pub use arriving::Doubt;
 pub use file::CacheFile;
 pub use shelf::Rank;
 
-use self::{
-    arriving::give_up,
-    flight::Flight,
-    shelf::{Entry, Shelf},
-};
+use self::{flight::Flight, shelf::Shelf};
 use crate::{
     config::CacheConfig,
     remote::{FetchError, RemoteFile, SegmentSource},
@@ -51,7 +47,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 
 /// Disk space is given out in blocks of this many bytes, so rooms are rounded up to it.
 const DISK_BLOCK: u64 = 4096;
@@ -451,51 +447,6 @@ impl SegmentCache {
             Boarded::Here(hit) => Ok(hit),
             Boarded::Coming(flight) => flight.land().await,
         }
-    }
-
-    fn board(self: &Arc<Self>, file: &Arc<RemoteFile>, room: Room) -> Boarded {
-        let key = FileKey::of(file);
-        let mut flights = self.flights.lock();
-        if let Some(hit) = self.get(&key) {
-            return Boarded::Here(hit);
-        }
-        if let Some(flight) = flights.get(&key) {
-            return Boarded::Coming(flight.clone());
-        }
-        let (tell, outcome) = watch::channel(None);
-        let (progress, written) = watch::channel(None);
-        let flight = Flight { outcome, written };
-        flights.insert(key, flight.clone());
-        let (cache, file) = (self.clone(), file.clone());
-        tokio::spawn(async move {
-            let outcome = cache.attempts(&file, room, &progress).await;
-            if outcome.is_err() {
-                give_up(&progress);
-            }
-            cache.land(&file, &outcome);
-            // Nobody may wait any more.
-            let _ = tell.send(Some(outcome));
-        });
-        Boarded::Coming(flight)
-    }
-
-    fn land(&self, remote: &RemoteFile, outcome: &Result<Arc<CacheFile>, FetchError>) {
-        let key = FileKey::of(remote);
-        let mut flights = self.flights.lock();
-        if let Ok(file) = outcome {
-            let mut shelf = self.shelf.lock();
-            let order = shelf.next_order;
-            shelf.next_order += 1;
-            let entry = Entry {
-                file: file.clone(),
-                origin: remote.origin.clone(),
-                rank: Rank::Free,
-                owner: None,
-                order,
-            };
-            shelf.entries.put(key.clone(), entry);
-        }
-        flights.remove(&key);
     }
 }
 

@@ -289,9 +289,11 @@ impl Filesystem for Adapter {
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let register = |fd: rustix::fd::BorrowedFd<'_>| reply.open_backing(fd);
         match self.fs.open(ino.0, flags.0, &register) {
-            Ok(mut opened) => {
-                if let Some(ahead) = opened.ahead.take() {
-                    self.crossing.handle().spawn(ahead);
+            Ok(opened) => {
+                if let Some(file) = opened.ahead.clone() {
+                    let fs = self.fs.clone();
+                    // Not here: room may have to be made for it.
+                    self.crossing.handle().spawn(async move { fs.begin(&file) });
                 }
                 let (handle, flags) = (FileHandle(opened.handle), flags_of(&opened));
                 match &opened.access {

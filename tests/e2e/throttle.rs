@@ -42,7 +42,7 @@ fn the_lead_stays_bounded_while_a_client_watches() {
 
 /// PMS's own rule, over and over: slowed above 60 s ahead of the client, let go below 30 s.
 #[test]
-#[ignore = "takes more than a minute"]
+#[ignore = "minutes long; run by make torture"]
 fn torture_rounds_of_throttling_neither_starve_nor_run_away() {
     let stage = Stage::new("throttle-rounds");
     let film = Film {

@@ -273,7 +273,7 @@ async fn a_throttled_job_leaves_its_speed_out_and_follows_every_reply() {
 
 /// The same in real time, with nothing for longer than pooled clients wait. By `make torture`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes more than two minutes"]
+#[ignore = "minutes long; run by make torture"]
 async fn torture_two_minutes_without_a_segment_keep_the_pipeline() {
     let scene = Scene::new().await;
     let mut child = scene.start("sp-01");

@@ -112,7 +112,7 @@ impl SegmentCache {
         let digest = file.segment().digest.0.clone();
         let (left, right) = blocking(move || {
             let right = left.is_checked() || left.check(&digest);
-            Ok::<_, FetchError>((left, right))
+            Ok((left, right))
         })
         .await?;
         if right {

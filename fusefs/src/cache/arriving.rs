@@ -148,3 +148,56 @@ pub(super) fn give_up(progress: &watch::Sender<Written>) {
         arriving.doubt.confirm();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Whatever came in whichever parts, of which some are in the file: each piece has the bytes of
+    /// its place.
+    #[test]
+    fn a_piece_has_the_bytes_of_its_place() {
+        let text: Vec<u8> = (0..200).collect();
+        let size = text.len() as u64;
+        for part in [1, 7, 64, 200] {
+            for written in [0, 1, 63, 64, 150, 200] {
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(&text[..written]).unwrap();
+                let file = Arc::new(file);
+                let mut arriving = Arriving::default();
+                for bytes in text.chunks(part) {
+                    arriving.came(Bytes::copy_from_slice(bytes));
+                }
+                if written > 0 {
+                    arriving.wrote(&file, written as u64);
+                }
+                arriving.passed(written as u64);
+                assert!(arriving.piece(size, size - 1, 1).is_none());
+                arriving.is_right();
+                assert!(arriving.piece(size, size, 1).is_none());
+                for offset in 0..size {
+                    for len in [1, 10, 200] {
+                        let (piece, _) = arriving.piece(size, offset, len).unwrap();
+                        let bytes = piece.read(offset).unwrap();
+                        let at = offset as usize;
+                        assert!(!bytes.is_empty() && bytes.len() <= len);
+                        assert_eq!(bytes, text[at..at + bytes.len()]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Without a file only what is newest can still be had.
+    #[test]
+    fn what_is_neither_kept_nor_written_is_not_given() {
+        let mut arriving = Arriving::default();
+        arriving.came(Bytes::from_static(b"first"));
+        arriving.came(Bytes::from_static(b"second"));
+        arriving.passed(11);
+        assert!(arriving.piece(100, 0, 5).is_none());
+        let (piece, _) = arriving.piece(100, 5, 100).unwrap();
+        assert_eq!(&piece.read(5).unwrap()[..], b"second");
+    }
+}

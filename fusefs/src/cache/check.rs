@@ -89,7 +89,7 @@ impl Check {
             };
             came += chunk.len() as u64;
             if came > expected {
-                return Err(over(FetchError::Damaged("too long")));
+                break Some(FetchError::Damaged("too long"));
             }
             if let Some(progress) = progress {
                 progress.send_modify(|written| {
@@ -99,12 +99,13 @@ impl Check {
             waiting += chunk.len();
             batch.push(chunk);
         };
+        // In any case: its thread must not tell of bytes when another attempt has begun.
         let check = match idle {
             Some(check) => check,
             None => work.await.map_err(over)?,
         };
         // What breaks off behind the last byte is whole.
-        let broken = broken.filter(|_| came < expected);
+        let broken = broken.filter(|_| came != expected);
         let last = broken.is_none();
         let check = blocking(move || check.take(&batch, last));
         let check = check.await.map_err(over)?;
@@ -162,19 +163,12 @@ impl Check {
 }
 
 /// Begins at once, whether it is waited for or not.
-pub(super) fn blocking<T, E>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> impl Future<Output = Result<T, FetchError>> + Send
-where
-    T: Send + 'static,
-    E: Send + 'static,
-    FetchError: From<E>,
-{
+pub(super) fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+) -> impl Future<Output = Result<T, FetchError>> + Send {
     let begun = tokio::task::spawn_blocking(work);
     async move {
-        match begun.await {
-            Ok(done) => Ok(done?),
-            Err(_) => Err(FetchError::Local("the mount is ending".into())),
-        }
+        let ending = |_| Err(FetchError::Local("the mount is ending".into()));
+        begun.await.unwrap_or_else(ending)
     }
 }

@@ -1,10 +1,11 @@
 //! Downloads: how often a file is tried, from where it goes on after a break, and how many at a time.
 
 use super::{
-    CacheFile, Room, SegmentCache,
+    Boarded, CacheFile, FileKey, Flight, Rank, Room, SegmentCache,
     arriving::{Written, give_up},
     check::{Check, Sink, blocking},
     file::{self, named},
+    shelf::Entry,
 };
 use crate::remote::{FetchError, RemoteFile};
 use futures_util::{FutureExt as _, future};
@@ -16,10 +17,56 @@ const ATTEMPTS_ON_DAMAGE: u32 = 3;
 /// Pauses between attempts at an unreachable worker: doubled from the first up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(3);
-/// Downloads at a time from one worker. Each has about two blocks and its connection's buffer in memory.
+/// Downloads at a time from one worker. Each has what is being hashed, what waits for that and the last
+/// bytes that came in memory: some 256 KiB and a piece of its connection's each.
 const DOWNLOADS: usize = 16;
 
 impl SegmentCache {
+    pub(super) fn board(self: &Arc<Self>, file: &Arc<RemoteFile>, room: Room) -> Boarded {
+        let key = FileKey::of(file);
+        let mut flights = self.flights.lock();
+        if let Some(hit) = self.get(&key) {
+            return Boarded::Here(hit);
+        }
+        if let Some(flight) = flights.get(&key) {
+            return Boarded::Coming(flight.clone());
+        }
+        let (tell, outcome) = watch::channel(None);
+        let (progress, written) = watch::channel(None);
+        let flight = Flight { outcome, written };
+        flights.insert(key, flight.clone());
+        let (cache, file) = (self.clone(), file.clone());
+        tokio::spawn(async move {
+            let outcome = cache.attempts(&file, room, &progress).await;
+            if outcome.is_err() {
+                give_up(&progress);
+            }
+            cache.land(&file, &outcome);
+            // Nobody may wait any more.
+            let _ = tell.send(Some(outcome));
+        });
+        Boarded::Coming(flight)
+    }
+
+    pub(super) fn land(&self, remote: &RemoteFile, outcome: &Result<Arc<CacheFile>, FetchError>) {
+        let key = FileKey::of(remote);
+        let mut flights = self.flights.lock();
+        if let Ok(file) = outcome {
+            let mut shelf = self.shelf.lock();
+            let order = shelf.next_order;
+            shelf.next_order += 1;
+            let entry = Entry {
+                file: file.clone(),
+                origin: remote.origin.clone(),
+                rank: Rank::Free,
+                owner: None,
+                order,
+            };
+            shelf.entries.put(key.clone(), entry);
+        }
+        flights.remove(&key);
+    }
+
     pub(super) async fn attempts(
         &self,
         file: &RemoteFile,
@@ -36,8 +83,7 @@ impl SegmentCache {
             let (error, rest) = match downloaded {
                 Ok((sink, part)) => {
                     let (path, size) = (self.dir.join(named(file)), file.size());
-                    let made =
-                        move || Ok::<_, FetchError>(CacheFile::new(sink, part, path, size, room));
+                    let made = move || Ok(CacheFile::new(sink, part, path, size, room));
                     return blocking(made).await.map(Arc::new);
                 }
                 Err(broken) => broken,
@@ -85,7 +131,7 @@ impl SegmentCache {
             Some(check) => (check.rest(), future::ready(Ok(check)).left_future()),
             None => {
                 let (dir, check) = (self.dir.clone(), Check::new(file, Some(progress.clone())));
-                let sink = blocking(move || file::part_in(&dir));
+                let sink = blocking(move || Ok(file::part_in(&dir)?));
                 let begun = async move { Ok(check.onto(sink.await)) };
                 (None, begun.right_future())
             }

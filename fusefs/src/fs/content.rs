@@ -15,7 +15,6 @@ use crate::{
 };
 use bytes::Bytes;
 use fuser::BackingId;
-use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -53,6 +52,7 @@ pub enum Access {
 }
 
 /// An open file.
+#[derive(Debug)]
 pub struct Opened {
     /// Its handle.
     pub handle: u64,
@@ -60,18 +60,8 @@ pub struct Opened {
     pub access: Access,
     /// The file came from a worker: there is nothing to flush.
     pub remote: bool,
-    /// To be run beside the first reads: begins to fetch what they will ask for.
-    pub ahead: Option<BoxFuture<'static, ()>>,
-}
-
-impl std::fmt::Debug for Opened {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opened")
-            .field("handle", &self.handle)
-            .field("access", &self.access)
-            .field("remote", &self.remote)
-            .finish_non_exhaustive()
-    }
+    /// What its first reads will ask for, to be begun beside them ([`BeamFs::begin`]).
+    pub ahead: Option<Arc<RemoteFile>>,
 }
 
 impl BeamFs {
@@ -211,11 +201,7 @@ impl BeamFs {
             }
         };
         let mode = mode_of(&access);
-        let ahead = (held.is_none() && mode == Mode::Direct && !file.is_mutable()).then(|| {
-            let (cache, file) = (self.parts.cache.clone(), file.clone());
-            async move { cache.begin(&file) }.boxed()
-        });
-        let handle = self.handles.add(Handle::Remote(Box::new(RemoteHandle {
+        let remote = RemoteHandle {
             inode,
             file,
             held,
@@ -223,13 +209,20 @@ impl BeamFs {
             mode,
             doubt: Mutex::default(),
             window: tokio::sync::Mutex::default(),
-        })));
+        };
+        let ahead = remote.reads_arriving().then(|| remote.file.clone());
+        let handle = self.handles.add(Handle::Remote(Box::new(remote)));
         Ok(Opened {
             handle,
             access,
             remote: true,
             ahead,
         })
+    }
+
+    /// Begins to fetch a file that was opened; within tokio's runtime.
+    pub fn begin(&self, file: &Arc<RemoteFile>) {
+        self.parts.cache.begin(file);
     }
 
     fn register(&self, fd: BorrowedFd<'_>, register: Register<'_>) -> Option<Arc<BackingId>> {

@@ -1,6 +1,6 @@
 //! What bound directories held outlives the instance that fetched it.
 
-use crate::support::*;
+use crate::{support::*, waits::call_of};
 use plexbeam_api::mount::XATTR_HELD;
 use plexbeam_fusefs::{Earlier, FsConfig, Mounted, Secret, mount, prepare};
 use rustix::{
@@ -232,6 +232,8 @@ fn a_later_instance_takes_over_from_a_living_one() {
     let loose_path = place.path().join("sessions/s2").join(media_name(1, 1));
     eventually("it is shown", || loose_path.exists());
     assert!(fs::read(&loose_path).unwrap() == loose);
+    // A reader has its last byte a moment before the file has its name.
+    eventually("it is kept", || first.cache_usage().files == 7);
     let loose_open = fs::File::open(&loose_path).unwrap();
     let open = fs::File::open(dir.join(media_name(0, 1))).unwrap();
     let upper = fs::File::create(dir.join("upper")).unwrap();
@@ -316,8 +318,18 @@ fn a_takeover_can_be_called_off() {
     let two = worker.publish_media("s1", 0, 2, 10_000);
     assert!(fs::read(dir.join(media_name(0, 1))).unwrap() == one);
     std::thread::scope(|scope| {
-        // It waits for the outcome.
-        let removal = scope.spawn(|| fs::remove_file(dir.join(media_name(0, 1))));
+        // It waits for the outcome, and comes before the second segment.
+        let (tell, told) = std::sync::mpsc::channel();
+        let path = dir.join(media_name(0, 1));
+        let removal = scope.spawn(move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero().get())
+                .unwrap();
+            fs::remove_file(path)
+        });
+        let thread = told.recv().unwrap();
+        eventually("the removal waits", || {
+            call_of(thread) == Some(libc::SYS_unlink)
+        });
         mounted.take_back();
         removal.join().unwrap().unwrap();
     });

@@ -140,7 +140,14 @@ const PROMISES: &[(&str, &[(&str, &str)])] = &[
         &[(SESSIONS, "sessions_show_all_files_and_fetch_them_when_read")],
     ),
     (
-        "There bytes are given as they arrive; the last ones only when the digest is right, so a file that \
+        "There a file is asked for when it is opened.",
+        &[(
+            SESSIONS,
+            "a_file_of_sessions_is_asked_for_when_it_is_opened",
+        )],
+    ),
+    (
+        "Its bytes are given as they arrive; the last ones only when the digest is right, so a file that \
          comes damaged ends with an error.",
         &[(
             SESSIONS,

@@ -114,6 +114,27 @@ fn no_worker_means_a_plain_folder() {
     assert_eq!(env.bind_again("play", "s1", 1), Err(Errno::PERM));
 }
 
+/// The request goes out with the open, and a reader joins it.
+#[test]
+fn a_file_of_sessions_is_asked_for_when_it_is_opened() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let name = media_name(0, 1);
+    let bytes = env.worker.publish_media("s1", 0, 1, 1 << 20);
+    let path = env.path("sessions/s1").join(&name);
+    eventually("the file is listed", || path.exists());
+    assert_eq!(env.worker.asked(&name), 0);
+    let mut file = fs::File::open(&path).unwrap();
+    eventually("it is asked for", || env.worker.asked(&name) == 1);
+    let mut read = Vec::new();
+    file.read_to_end(&mut read).unwrap();
+    assert!(read == bytes);
+    assert_eq!(env.worker.asked(&name), 1);
+}
+
 /// Bytes are given as they arrive, the last ones only when the digest of all is right.
 #[test]
 fn a_reader_of_sessions_need_not_wait_for_the_whole_file() {

@@ -43,7 +43,7 @@ fn all_but_waiting(dir: &Path, held: &str) {
 }
 
 /// The system call in which a thread of this process is, by its number.
-fn call_of(thread: i32) -> Option<i64> {
+pub(crate) fn call_of(thread: i32) -> Option<i64> {
     let text = fs::read_to_string(format!("/proc/self/task/{thread}/syscall")).ok()?;
     text.split(' ').next()?.parse().ok()
 }
