@@ -15,7 +15,7 @@ use std::{
     ffi::OsString,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -56,6 +56,9 @@ pub struct RemoteHandle {
     pub pinned: Option<Arc<CacheFile>>,
     /// How it is open.
     pub mode: Mode,
+    /// Counted among the inode's direct opens that are under way; a read shows that the kernel has
+    /// taken the answer.
+    pub underway: AtomicBool,
     /// Says whether what was read before its digest was checked turned out damaged; `None` where all
     /// was checked.
     pub doubt: Mutex<Option<Doubt>>,

@@ -57,13 +57,17 @@ impl Key {
 }
 
 /// How an inode is open. All opens of one inode must agree (`EIO` otherwise), except that a
-/// direct one may come before any other.
+/// direct one may come before any other. What counts is the order in which the kernel takes our
+/// answers, which is not the one in which they were given.
 #[derive(Debug, Default)]
 pub struct Io {
     /// Opens by passthrough, and what they share.
     pub passthrough: Option<Passthrough>,
     /// Opens through the page cache.
     pub cached: usize,
+    /// Direct opens that the kernel may not have taken yet. Until then none is by passthrough, which
+    /// it could take before them.
+    pub underway: usize,
 }
 
 /// A backing file registered with the kernel; kept until the last such open is closed.

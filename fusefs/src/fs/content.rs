@@ -23,7 +23,10 @@ use rustix::{
 };
 use std::{
     io,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -175,7 +178,7 @@ impl BeamFs {
                     passthrough.pinned.clone(),
                 )
             } else if let Some(here) = here {
-                let backing = if io.cached == 0 {
+                let backing = if io.cached == 0 && io.underway == 0 {
                     self.register(here.file().as_fd(), register)
                 } else {
                     None
@@ -195,18 +198,21 @@ impl BeamFs {
                     }
                 }
             } else if named {
+                io.underway += 1;
                 (Access::Direct, None)
             } else {
                 return Err(Error::NoName);
             }
         };
         let mode = mode_of(&access);
+        let underway = mode == Mode::Direct && !file.is_mutable();
         let remote = RemoteHandle {
             inode,
             file,
             held,
             pinned,
             mode,
+            underway: AtomicBool::new(underway),
             doubt: Mutex::default(),
             window: tokio::sync::Mutex::default(),
         };
@@ -251,7 +257,10 @@ impl BeamFs {
         };
         let (inode, mode) = match &*handle {
             Handle::Upper(file) => (&file.inode, file.mode),
-            Handle::Remote(remote) => (&remote.inode, remote.mode),
+            Handle::Remote(remote) => {
+                remote.taken();
+                (&remote.inode, remote.mode)
+            }
             Handle::Dir(_) => return,
         };
         let unregistered = {
@@ -296,6 +305,7 @@ impl BeamFs {
             Handle::Remote(remote) => remote,
             Handle::Dir(_) => return Err(Error::IsDirectory),
         };
+        remote.taken();
         remote.certain()?;
         if !remote.file.is_mutable() {
             if offset >= remote.file.size() {
@@ -441,6 +451,14 @@ impl BeamFs {
 }
 
 impl RemoteHandle {
+    /// The kernel has taken the answer to the open.
+    fn taken(&self) {
+        if self.underway.swap(false, Ordering::AcqRel) {
+            let mut io = self.inode.io.lock();
+            io.underway = io.underway.saturating_sub(1);
+        }
+    }
+
     /// What a directory held keeps its bytes: they are given when checked. Those of `sessions/` may
     /// be given as they arrive, and only a direct read may be short.
     fn reads_arriving(&self) -> bool {

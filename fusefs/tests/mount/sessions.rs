@@ -135,6 +135,32 @@ fn a_file_of_sessions_is_asked_for_when_it_is_opened() {
     assert_eq!(env.worker.asked(&name), 1);
 }
 
+/// The kernel refuses an open that is answered in another way than one before it (EIO). Whether a file
+/// is here changes between two of them.
+#[test]
+fn opens_at_the_moment_at_which_a_file_comes_are_all_served() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    for number in 1..=150 {
+        let name = media_name(0, number);
+        let bytes = env.worker.publish_media("s1", 0, number, 3_000);
+        let path = env.path("sessions/s1").join(&name);
+        eventually("the file is listed", || path.exists());
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    for _ in 0..6 {
+                        assert!(fs::read(&path).unwrap() == bytes, "{name}");
+                    }
+                });
+            }
+        });
+    }
+}
+
 /// Bytes are given as they arrive, the last ones only when the digest of all is right.
 #[test]
 fn a_reader_of_sessions_need_not_wait_for_the_whole_file() {
