@@ -102,10 +102,6 @@ const SILENCE_US: i64 = 5_000_000;
 /// The same for subtitles: nobody waits for them, but a finished segment of theirs can be told of.
 const SUBTITLE_SILENCE_US: i64 = 2_000_000;
 
-/// Longest that a subtitle's own length makes the title: VobSub and DVB have some without an end, which
-/// containers write as one of days.
-const MAX_SUBTITLE_US: i64 = 30_000_000;
-
 /// How much earlier than the start audio is read: an encoder wants two frames before its first
 /// wanted one, and packets are cut by decoding time, which lies before the presentation time by the
 /// video encoder's delay.
@@ -272,11 +268,13 @@ pub(super) fn run(
             }
         }
     }
-    let end_us = read_all(&mut open, &mut routes, video_from, from_us, shared)?;
+    let ends = read_all(&mut open, &mut routes, video_from, from_us, shared)?;
     if shared.is_over() {
         return Ok(());
     }
-    check_end(&open, &routes, end_us)?;
+    check_end(&open, &routes, &ends)?;
+    let only_subtitles = routes.iter().all(|r| is_subtitle(&open, r));
+    let end_us = ends.title_us(only_subtitles);
     for route in &mut routes {
         if route.heard_us.saturating_add(SILENCE_US) < end_us && !route.until(end_us) {
             return Ok(());
@@ -298,6 +296,10 @@ pub(super) fn run(
         }
     }
     Ok(())
+}
+
+fn is_subtitle(open: &OpenInput, route: &Route) -> bool {
+    open.input.streams[route.index].params.media_type() == MediaType::AVMEDIA_TYPE_SUBTITLE
 }
 
 /// Is this stream copied, not encoded?
@@ -417,15 +419,50 @@ fn last_key(
     Ok(key)
 }
 
-/// Hands out all packets; gives the end of the last one, microseconds after the shift.
+/// Up to where packets were read, microseconds after the shift.
+struct Ends {
+    /// Of pictures and sound.
+    shown_us: i64,
+    /// Of subtitles, which may reach far behind the title: VobSub and DVB have some without an end,
+    /// which containers write as one of days.
+    subtitles_us: i64,
+}
+
+impl Ends {
+    fn packet(&mut self, media: MediaType, from_us: i64, lasts_us: i64) {
+        let end = match media {
+            MediaType::AVMEDIA_TYPE_SUBTITLE => &mut self.subtitles_us,
+            _ => &mut self.shown_us,
+        };
+        *end = (*end).max(from_us.saturating_add(lasts_us));
+    }
+
+    fn last_us(&self) -> i64 {
+        self.shown_us.max(self.subtitles_us)
+    }
+
+    /// No subtitle makes a title longer, unless nothing else is wanted.
+    fn title_us(&self, only_subtitles: bool) -> i64 {
+        if only_subtitles {
+            self.last_us()
+        } else {
+            self.shown_us
+        }
+    }
+}
+
+/// Hands out all packets.
 fn read_all(
     open: &mut OpenInput,
     routes: &mut [Route],
     mut video_from: Option<VideoFrom>,
     from_us: i64,
     shared: &Shared,
-) -> Result<i64, Problem> {
-    let mut end_us = i64::MIN;
+) -> Result<Ends, Problem> {
+    let mut ends = Ends {
+        shown_us: i64::MIN,
+        subtitles_us: i64::MIN,
+    };
     let mut damaged = 0;
     while shared.pass() {
         let mut packet = match open.input.read() {
@@ -469,11 +506,7 @@ fn read_all(
         if time != NOPTS {
             let here = rescale(time, base, MICROS);
             let lasts = rescale(packet.duration().max(0), base, MICROS);
-            let most = match stream.params.media_type() {
-                MediaType::AVMEDIA_TYPE_SUBTITLE => MAX_SUBTITLE_US,
-                _ => i64::MAX,
-            };
-            end_us = end_us.max(here.saturating_add(lasts.min(most)));
+            ends.packet(stream.params.media_type(), here, lasts);
             for route in routes.iter_mut() {
                 if let Target::Burn(inlet) = &route.to {
                     inlet.reached(here);
@@ -486,13 +519,13 @@ fn read_all(
                     .duration_us
                     .map(|length| open.input.start_us() + length - open.shift_us);
                 if !route.end_pictures(here, over_us) {
-                    return Ok(end_us);
+                    return Ok(ends);
                 }
                 let patience = route.patience_us();
                 if route.heard_us.saturating_add(2 * patience) < here
                     && !route.until(here - patience)
                 {
-                    return Ok(end_us);
+                    return Ok(ends);
                 }
             }
         }
@@ -509,7 +542,7 @@ fn read_all(
             format!("input {}: {error}", open.name),
         ));
     }
-    Ok(end_us)
+    Ok(ends)
 }
 
 /// False when nobody takes packets any more.
@@ -559,20 +592,25 @@ fn deliver(
 }
 
 /// An input that ends long before its streams say is cut off: no silent short film.
-fn check_end(open: &OpenInput, routes: &[Route], end_us: i64) -> Result<(), Problem> {
+fn check_end(open: &OpenInput, routes: &[Route], ends: &Ends) -> Result<(), Problem> {
     if open.inline || routes.iter().all(|r| matches!(r.to, Target::Burn(_))) {
         return Ok(());
     }
     let streams = &open.input.streams;
+    let only_subtitles = routes.iter().all(|r| is_subtitle(open, r));
     let own = routes
         .iter()
-        .filter(|r| !matches!(r.to, Target::Burn(_)))
+        .filter(|r| only_subtitles || !is_subtitle(open, r))
         .filter_map(|r| streams[r.index].duration_us)
         .max();
-    let (expected, slack) = match (own, open.input.duration_us()) {
-        (Some(own), _) => (own, (own / 50).max(3_000_000)),
-        // Another stream, which is not read here, may be the longest.
-        (None, Some(all)) => (all, (all / 20).max(10_000_000)),
+    let (expected, slack, end_us) = match (own, open.input.duration_us()) {
+        (Some(own), _) => (
+            own,
+            (own / 50).max(3_000_000),
+            ends.title_us(only_subtitles),
+        ),
+        // Another stream, which is not read here, may be the longest; so may be a subtitle.
+        (None, Some(all)) => (all, (all / 20).max(10_000_000), ends.last_us()),
         (None, None) => return Ok(()),
     };
     let end_us = if end_us == i64::MIN { 0 } else { end_us };

@@ -1,6 +1,6 @@
 //! One job, by the worker and by `ffmpeg`, timed and weighed.
 
-use plexbeam_api::{SessionStatus, route};
+use plexbeam_api::{event::Event, route, segment::SegmentKind};
 use plexbeam_tests::{TestEnv, env::Worker, env::http_client, probe, wait};
 use std::{
     fs,
@@ -13,6 +13,8 @@ use std::{
 
 /// Length of a segment, seconds.
 const SEGMENT: u32 = 4;
+/// Between two looks at a process's memory.
+const WATCH: Duration = Duration::from_millis(50);
 /// Longest that a job may take.
 const BOUND: Duration = Duration::from_secs(300);
 
@@ -126,34 +128,50 @@ impl<'a> Task<'a> {
         Ok((id, started))
     }
 
-    /// Waits for the first segment or the end; gives both times in seconds.
+    /// Waits for the first segment or the end; gives both times in seconds. The worker tells them, so
+    /// that nobody asks meanwhile and costs it time.
     fn follow(&self, id: &str, until: Until, started: Instant) -> Result<(f64, f64), String> {
+        let session = id.parse().map_err(|e| format!("{id}: {e}"))?;
+        let events = http_client()
+            .get(format!(
+                "{}{}",
+                self.worker.url,
+                route::session_events(&session)
+            ))
+            .header(route::API_KEY_HEADER, &self.worker.key)
+            .timeout(BOUND)
+            .send()
+            .and_then(|response| response.error_for_status())
+            .map_err(|e| e.to_string())?;
         let mut first = None;
-        loop {
-            let status: SessionStatus = self
-                .worker
-                .get(&route::status(&id.parse().map_err(|e| format!("{e}"))?))
-                .and_then(|r| r.error_for_status()?.json())
-                .map_err(|e| e.to_string())?;
-            let now = started.elapsed();
-            if status.segments > 0 {
-                first.get_or_insert(now.as_secs_f64());
-            }
-            match (until, first) {
-                (Until::First, Some(first)) => return Ok((first, first)),
-                (Until::End, Some(first)) if status.state.is_end() => {
-                    if let Some(problem) = status.error {
-                        return Err(problem.to_string());
+        for line in BufReader::new(events).lines() {
+            let line = line.map_err(|e| format!("the events of {id}: {e}"))?;
+            let Some(event) = line.strip_prefix("data:") else {
+                continue;
+            };
+            let event: Event = serde_json::from_str(event).map_err(|e| e.to_string())?;
+            let now = started.elapsed().as_secs_f64();
+            match event {
+                Event::Segment(segment) if segment.kind == SegmentKind::Media => {
+                    let first = *first.get_or_insert(now);
+                    if until == Until::First {
+                        return Ok((first, first));
                     }
-                    return Ok((first, now.as_secs_f64()));
                 }
-                _ if status.state.is_end() => {
-                    return Err(format!("{:?}: {:?}", status.state, status.error));
+                Event::State(change) if change.state.is_end() => {
+                    return match (change.problem, first) {
+                        (None, Some(first)) => Ok((first, now)),
+                        (problem, _) => Err(format!("{:?}: {problem:?}", change.state)),
+                    };
                 }
-                _ if now > BOUND => return Err("the job takes too long".into()),
-                _ => std::thread::sleep(Duration::from_millis(2)),
+                Event::Segment(_)
+                | Event::State(_)
+                | Event::Probed(_)
+                | Event::Progress(_)
+                | Event::Log(_) => {}
             }
         }
+        Err(format!("the events of {id} broke off"))
     }
 
     /// Ends a job and its session.
@@ -197,7 +215,7 @@ impl<'a> Task<'a> {
                     for child in children(pid).iter().chain(&parked) {
                         most = most.max(peak_mib(*child));
                     }
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::sleep(WATCH);
                 }
                 most
             });
@@ -256,7 +274,7 @@ impl<'a> Task<'a> {
                     let mut most = 0.0_f64;
                     while !stop.load(Ordering::Relaxed) {
                         most = most.max(peak_mib(pid));
-                        std::thread::sleep(Duration::from_millis(20));
+                        std::thread::sleep(WATCH);
                     }
                     most
                 });
