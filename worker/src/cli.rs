@@ -114,6 +114,13 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", env = "PLEXBEAM_JOB_MEMORY", value_parser = parse_ceiling)]
     pub job_memory: Option<u64>,
 
+    /// Encode the first segment of a job with x264's next faster preset, where the job names `veryfast`
+    /// and no finer options.
+    ///
+    /// It is there sooner and looks as well, but may take more than twice the bytes.
+    #[arg(long, env = "PLEXBEAM_FAST_START")]
+    pub fast_start: bool,
+
     /// File that gets the bound address once the worker listens.
     #[arg(long, value_name = "PATH", env = "PLEXBEAM_ADDRESS_FILE")]
     pub address_file: Option<PathBuf>,
@@ -212,6 +219,7 @@ impl ServeArgs {
                 max_queue: self.max_queue,
                 retention: self.retention,
                 policy,
+                fast_start: self.fast_start,
                 ..SessionConfig::default()
             },
             store: StoreConfig {

@@ -83,6 +83,8 @@ pub struct SessionConfig {
     pub max_ended: usize,
     /// What paths a job may read.
     pub policy: InputPolicy,
+    /// See [`crate::pipeline::Task::fast_start`].
+    pub fast_start: bool,
 }
 
 impl Default for SessionConfig {
@@ -93,6 +95,7 @@ impl Default for SessionConfig {
             retention: Duration::from_secs(24 * 3600),
             max_ended: 1000,
             policy: InputPolicy::default(),
+            fast_start: false,
         }
     }
 }

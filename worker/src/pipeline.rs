@@ -323,6 +323,8 @@ pub struct Task<'a> {
     pub device: Option<&'a Capabilities>,
     /// Files that were dropped and are to be made again; `None`: all of the job.
     pub again: Option<&'a Again>,
+    /// Makes the first segment with less work for each picture, where nothing but its pictures shows it.
+    pub fast_start: bool,
 }
 
 impl<'a> Task<'a> {
@@ -333,6 +335,7 @@ impl<'a> Task<'a> {
             policy,
             device: None,
             again: None,
+            fast_start: false,
         }
     }
 }

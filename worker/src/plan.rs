@@ -197,7 +197,7 @@ pub fn encoder(requested: &str) -> Option<EncoderPlan> {
 
 pub use audio::audio as software_audio;
 /// Options for [`encoder`]'s choice, translated from what the job says for the one it names.
-pub use options::{device_attempts, translate as encoder_options};
+pub use options::{device_attempts, faster, translate as encoder_options};
 pub use software::video as software_video;
 
 /// Muxer options that the worker knows to be harmless.

@@ -33,6 +33,7 @@ pub fn work(order: &JobOrder, sink: &mut dyn Sink, control: &Arc<Control>) -> Re
         policy: &order.policy,
         device: order.device.as_ref(),
         again: order.again.as_ref(),
+        fast_start: order.fast_start,
     };
     pipeline::run_task(task, sink, control)
 }

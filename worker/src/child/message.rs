@@ -59,6 +59,9 @@ pub struct JobOrder {
     /// The device to use where it can; `None`: the processor does everything.
     #[serde(default)]
     pub device: Option<Capabilities>,
+    /// See [`crate::pipeline::Task::fast_start`].
+    #[serde(default)]
+    pub fast_start: bool,
 }
 
 /// Child to worker.

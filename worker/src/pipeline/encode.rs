@@ -7,7 +7,8 @@ use super::{
     video::Picture,
 };
 use crate::libav::{
-    BitstreamFilter, Encoder, Frame, MICROS, NOPTS, Rational, Received, VideoSettings, log, rescale,
+    BitstreamFilter, Encoder, Frame, MICROS, NOPTS, Params, Rational, Received, VideoSettings, log,
+    rescale,
 };
 use plexbeam_api::{Kind, Problem, job::FramePolicy, segment::MediaKind};
 use std::{collections::VecDeque, sync::mpsc::Receiver};
@@ -86,12 +87,29 @@ fn open(
     })
 }
 
+/// Another encoder, if its pictures are read by the same init segment and come in the same order.
+fn open_like(
+    params: &Params,
+    work: &VideoWork,
+    first: &Frame,
+    settings: VideoSettings,
+    options: &[(String, String)],
+) -> Option<Encoder> {
+    let (encoder, _) = open(work, first, settings, options).ok()?;
+    let other = encoder.params().ok()?;
+    let same =
+        other.extradata() == params.extradata() && other.video_delay() == params.video_delay();
+    same.then_some(encoder)
+}
+
 struct Stage<'a> {
     work: &'a VideoWork,
     outlet: &'a Outlet,
     shared: &'a Shared,
     facts: &'a Facts,
     encoder: Encoder,
+    /// The one that goes on behind the first segment, where that has one of its own.
+    own: Option<Encoder>,
     /// For another encoder like it.
     settings: VideoSettings,
     options: Vec<(String, String)>,
@@ -157,6 +175,18 @@ impl<'a> Stage<'a> {
             shared.note(format!("{} does not know the option `{key}`", work.encoder));
         }
         let params = encoder.params().map_err(|e| av(&e))?;
+        // Off the grid times of decoding depend on pictures to come.
+        let first_end = work
+            .first
+            .filter(|_| constant && work.encoder == "libx264" && work.keys.is_some());
+        let fast = match (&work.fast_start, first_end) {
+            (Some(options), Some(_)) => open_like(&params, work, &first.frame, settings, options),
+            _ => None,
+        };
+        let (encoder, own) = match fast {
+            Some(fast) => (fast, Some(encoder)),
+            None => (encoder, None),
+        };
         let headers = if work.global_header {
             Some(BitstreamFilter::repeat_headers(&params, time_base).map_err(|e| av(&e))?)
         } else {
@@ -194,13 +224,11 @@ impl<'a> Stage<'a> {
             shared,
             facts,
             encoder,
+            own,
             settings,
             options,
             like: first.frame.share().map_err(|e| av(&e))?,
-            // Off the grid times of decoding depend on pictures to come.
-            first_end: work
-                .first
-                .filter(|_| constant && work.encoder == "libx264" && work.keys.is_some()),
+            first_end,
             sent: 0,
             delay: None,
             headers,
@@ -325,16 +353,25 @@ impl<'a> Stage<'a> {
         if self.sent == 0 || !end.rule.ends(end.number, at, self.time_base, origin_us) {
             return Ok(false);
         }
+        if self.sent < FEWEST && self.own.is_some() {
+            // At a later key.
+            return Ok(false);
+        }
         self.first_end = None;
         if self.sent < FEWEST {
             return Ok(false);
         }
-        let (next, _) = open(self.work, &self.like, self.settings, &self.options)?;
-        let sets = |encoder: &Encoder| encoder.params().map_err(|e| av(&e));
-        // Both must be read by one init segment.
-        if sets(&next)?.extradata() != sets(&self.encoder)?.extradata() {
-            return Ok(false);
-        }
+        let next = match self.own.take() {
+            Some(own) => own,
+            None => {
+                let params = self.encoder.params().map_err(|e| av(&e))?;
+                let (work, options) = (self.work, &self.options);
+                match open_like(&params, work, &self.like, self.settings, options) {
+                    Some(next) => next,
+                    None => return Ok(false),
+                }
+            }
+        };
         self.encoder.send(None).map_err(|e| av(&e))?;
         if !self.drain()? {
             return Ok(false);

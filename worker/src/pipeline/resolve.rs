@@ -138,6 +138,8 @@ pub(super) struct VideoWork {
     pub(super) global_header: bool,
     /// When the first segment ends, where this video decides that.
     pub(super) first: Option<FirstEnd>,
+    /// Options for the first segment alone.
+    pub(super) fast_start: Option<Vec<(String, String)>>,
     /// The device that does some of it.
     pub(super) device: Option<DeviceWork>,
 }
@@ -203,6 +205,7 @@ pub(super) fn resolve(
         spec,
         policy,
         again,
+        fast_start,
         ..
     } = task;
     let mut inputs = Vec::new();
@@ -278,6 +281,9 @@ pub(super) fn resolve(
         });
         if let Some(Work::Video(work)) = video.map(|s| &mut s.work) {
             work.first = Some(first);
+            if fast_start && work.encoder == "libx264" {
+                work.fast_start = plan::faster(&work.options);
+            }
         }
         outputs.push(plan);
     }
@@ -701,6 +707,7 @@ fn video_work(
         first_picture: (NOPTS, info.time_base),
         global_header,
         first: None,
+        fast_start: None,
         device: None,
     };
     if let Some(OnDevice { device, can }) = device {

@@ -181,6 +181,7 @@ impl Registry {
             again: Some(again),
             // Parameter sets are in-band: the processor may make what a device had made.
             device: None,
+            fast_start: false,
         }));
         let mut process = self.spawner().take().await?;
         // A spare that died while it was parked: once more, with a fresh one.

@@ -440,6 +440,7 @@ async fn run(place: Place) {
         spawner: &registry.spawner,
         child: &registry.child,
         policy: &registry.config.policy,
+        fast_start: registry.config.fast_start,
         ladder: registry.ladder.get(),
     };
     let outcome = runner::run(&place.session, &means, &place.session.order).await;

@@ -61,6 +61,7 @@ pub(super) struct Means<'a> {
     pub(super) spawner: &'a Arc<Spawner>,
     pub(super) child: &'a ChildConfig,
     pub(super) policy: &'a InputPolicy,
+    pub(super) fast_start: bool,
     /// `None`: the devices are not proved yet, the processor does everything.
     pub(super) ladder: Option<&'a Ladder>,
 }
@@ -89,6 +90,7 @@ pub(super) async fn run(
             dir: dir.clone(),
             again: None,
             device,
+            fast_start: means.fast_start,
         }))
     };
     for rung in &rungs {

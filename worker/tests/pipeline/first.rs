@@ -2,13 +2,13 @@
 
 use crate::kit::{Memory, clip, dash, decodes, ffmpeg, job, packets, probe, segments, times};
 use plexbeam_api::{
-    Event, Problem, Segment,
+    Event, JobSpec, Problem, Segment,
     job::{CodecSpec, Container, Location, Packaging},
     segment::SegmentKind,
 };
 use plexbeam_worker::{
     input::InputPolicy,
-    pipeline::{self, Control, Sink},
+    pipeline::{self, Control, Sink, Task},
 };
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -225,24 +225,66 @@ fn no_seam_shows_behind_the_first_segment() {
         &reference,
     ]);
     let theirs = decoding_times(&reference);
-    let made = crate::kit::run(&job(&path, None, dash(1), 3.0));
-    let mut parts = vec![made.head(Some(0))];
-    parts.extend(made.media(Some(0)).iter().map(|p| p.1.as_slice()));
-    decodes(dir.path(), &parts);
-    let ours = decoding_times(&crate::kit::file(dir.path(), &parts));
-    assert_eq!(ours.len(), theirs.len());
-    let step = 1001.0 / 24000.0;
-    for (n, (one, other)) in ours.iter().zip(&theirs).enumerate() {
-        let same = (one - ours[0] - (other - theirs[0])).abs() < 0.001;
-        let on_grid = n == 0 || (one - ours[n - 1] - step).abs() < 0.001;
-        assert!(same && on_grid, "frame {n}: {one} against {other}");
-    }
-    let shown = times(&packets(dir.path(), "v", &parts));
     let expected = times(&probe(&reference, "v"));
-    for (one, other) in shown.iter().zip(&expected) {
-        let same = (one - shown[0] - (other - expected[0])).abs() < 0.001;
-        assert!(same, "{one} against {other}");
+    let mut firsts = Vec::new();
+    for fast in [false, true] {
+        let mut spec = job(&path, None, dash(1), 3.0);
+        plain(&mut spec);
+        let made = run_fast(&spec, fast);
+        let mut parts = vec![made.head(Some(0))];
+        parts.extend(made.media(Some(0)).iter().map(|p| p.1.as_slice()));
+        decodes(dir.path(), &parts);
+        let ours = decoding_times(&crate::kit::file(dir.path(), &parts));
+        assert_eq!(ours.len(), theirs.len());
+        let step = 1001.0 / 24000.0;
+        for (n, (one, other)) in ours.iter().zip(&theirs).enumerate() {
+            let same = (one - ours[0] - (other - theirs[0])).abs() < 0.001;
+            let on_grid = n == 0 || (one - ours[n - 1] - step).abs() < 0.001;
+            assert!(same && on_grid, "frame {n}: {one} against {other}");
+        }
+        let shown = times(&packets(dir.path(), "v", &parts));
+        assert_eq!(shown.len(), expected.len());
+        for (one, other) in shown.iter().zip(&expected) {
+            let same = (one - shown[0] - (other - expected[0])).abs() < 0.001;
+            assert!(same, "{one} against {other}");
+        }
+        firsts.push(made);
     }
+    let [slow, fast] = firsts.as_slice() else {
+        panic!("two runs");
+    };
+    assert_eq!(fast.head(Some(0)), slow.head(Some(0)), "one init segment");
+    let of = |made: &Memory, n: usize| made.media(Some(0))[n].1.clone();
+    assert_ne!(of(fast, 0), of(slow, 0), "the start was not a fast one");
+    // All that follows is the work of an encoder that began there, with the job's own preset.
+    assert_eq!(of(fast, 1), of(slow, 1));
+}
+
+/// What the job says in detail holds from the first picture on.
+#[test]
+fn a_fast_start_keeps_what_the_job_says_in_detail() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = clip(dir.path(), "clip.mkv", 6, &[]);
+    let spec = job(&path, None, dash(1), 3.0);
+    let (slow, fast) = (run_fast(&spec, false), run_fast(&spec, true));
+    assert_eq!(fast.media(Some(0)), slow.media(Some(0)));
+}
+
+fn run_fast(spec: &JobSpec, fast: bool) -> Memory {
+    let policy = InputPolicy::default();
+    let mut task = Task::new(spec, &policy);
+    task.fast_start = fast;
+    let mut sink = Memory::default();
+    pipeline::run_task(task, &mut sink, &Control::new()).unwrap();
+    sink
+}
+
+/// Leaves the video its preset and rate control.
+fn plain(spec: &mut JobSpec) {
+    let CodecSpec::Encode { options, .. } = &mut spec.outputs[0].streams[0].codec else {
+        panic!("the video is encoded");
+    };
+    options.retain(|(key, _)| key != "x264opts");
 }
 
 /// Two pictures a segment: fewer than the encoder decodes ahead of what it shows.
@@ -259,13 +301,16 @@ fn a_first_segment_of_few_pictures_is_followed_without_a_step_back() {
     }
     let mut spec = job(&path, None, packaging, 1.0);
     spec.outputs[0].streams[0].frame_rate = Some("2".to_owned());
-    let made = crate::kit::run(&spec);
-    let mut parts = vec![made.head(Some(0))];
-    parts.extend(made.media(Some(0)).iter().map(|p| p.1.as_slice()));
-    decodes(dir.path(), &parts);
-    let decoded = decoding_times(&crate::kit::file(dir.path(), &parts));
-    assert!(decoded.len() >= 12, "two a second: {decoded:?}");
-    assert!(decoded.windows(2).all(|two| two[0] < two[1]), "{decoded:?}");
+    plain(&mut spec);
+    for fast in [false, true] {
+        let made = run_fast(&spec, fast);
+        let mut parts = vec![made.head(Some(0))];
+        parts.extend(made.media(Some(0)).iter().map(|p| p.1.as_slice()));
+        decodes(dir.path(), &parts);
+        let decoded = decoding_times(&crate::kit::file(dir.path(), &parts));
+        assert!(decoded.len() >= 12, "two a second: {decoded:?}");
+        assert!(decoded.windows(2).all(|two| two[0] < two[1]), "{decoded:?}");
+    }
 }
 
 /// Decoding times of all video packets, in the order of the file.

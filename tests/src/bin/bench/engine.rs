@@ -97,7 +97,7 @@ pub(crate) fn run(with: &Context) -> Result<Vec<Figure>, String> {
         let task = Task::new(&env, &worker, &kind.film, kind.size)?;
         let mut rounds = Vec::new();
         for n in 0..=with.rounds {
-            let pair = (task.ffmpeg(Until::End)?, task.worker(Until::End)?);
+            let pair = in_turns(n, || task.ffmpeg(Until::End), || task.worker(Until::End))?;
             if n > 0 {
                 rounds.push(pair);
             }
@@ -115,9 +115,27 @@ pub(crate) fn run(with: &Context) -> Result<Vec<Figure>, String> {
         line("processor", |t| t.cpu, WHOLE_GOAL);
         line("peak MiB", |t| t.peak, MEMORY_GOAL);
     }
-    figures.extend(starts(with, &env, &worker, &kinds[0])?);
+    let beside = TestEnv::new("bench-engine-eager");
+    let eager = beside.worker(&["--max-jobs", &places, "--fast-start"]);
+    figures.extend(starts(with, &env, &worker, &eager, &kinds[0])?);
+    drop(eager);
     figures.extend(crowd(with, &env, &worker, &kinds[0])?);
     Ok(figures)
+}
+
+/// Both, the other one first in every second round: a machine that gets slower while it works, or
+/// faster, favours neither.
+fn in_turns<A, B>(
+    round: u32,
+    theirs: impl FnOnce() -> Result<A, String>,
+    ours: impl FnOnce() -> Result<B, String>,
+) -> Result<(A, B), String> {
+    if round.is_multiple_of(2) {
+        Ok((theirs()?, ours()?))
+    } else {
+        let ours = ours()?;
+        Ok((theirs()?, ours))
+    }
 }
 
 /// Time to the first segment. Each first start reads a film that the worker has not seen: a copy.
@@ -125,31 +143,40 @@ fn starts(
     with: &Context,
     env: &TestEnv,
     worker: &plexbeam_tests::env::Worker,
+    eager: &plexbeam_tests::env::Worker,
     kind: &Kind,
 ) -> Result<Vec<Figure>, String> {
     let folder = env.dir("copies");
-    let (mut begin, mut again, mut sought) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut begin, mut again, mut sought, mut fast) = (vec![], vec![], vec![], vec![]);
     let seek = (plexbeam_tests::probe::duration(&kind.film) / 8.0).floor() * 4.0;
     for n in 0..=with.rounds {
         let copy = fresh(&folder, &kind.film, n)?;
         let task = Task::new_unseen(env, worker, &copy, kind.size);
-        let theirs = task.ffmpeg(Until::First)?.first;
-        let first = task.worker(Until::First)?.first;
-        let second = task.worker(Until::First)?.first;
+        let twice = || Ok((task.worker(Until::First)?, task.worker(Until::First)?));
+        let (theirs, (first, second)) = in_turns(n, || task.ffmpeg(Until::First), twice)?;
+        let (theirs, first, second) = (theirs.first, first.first, second.first);
+        let at_once = Task::new_unseen(env, eager, &copy, kind.size);
+        let at_once = at_once.worker(Until::First)?.first;
         let later = task.from(seek);
-        let pair = (
-            later.ffmpeg(Until::First)?.first,
-            later.worker(Until::First)?.first,
-        );
+        let start = Until::First;
+        let (of_theirs, of_ours) = in_turns(n, || later.ffmpeg(start), || later.worker(start))?;
+        let pair = (of_theirs.first, of_ours.first);
         if n > 0 {
             begin.push((theirs, first));
             again.push((theirs, second));
             sought.push(pair);
+            fast.push((theirs, at_once));
         }
         let _ = fs::remove_file(&copy);
     }
     Ok(vec![
         Figure::less("engine_first", ratio("first segment", &begin), "").goal(FIRST_GOAL),
+        Figure::less(
+            "engine_first_fast",
+            ratio("first segment, --fast-start", &fast),
+            "",
+        )
+        .goal(AGAIN_GOAL),
         Figure::less(
             "engine_first_again",
             ratio("first segment, film seen before", &again),
@@ -180,7 +207,7 @@ fn crowd(
 ) -> Result<Vec<Figure>, String> {
     let task = Task::new_unseen(env, worker, &kind.film, kind.size);
     let mut pairs = Vec::new();
-    for _ in 0..with.rounds.min(2) {
+    for n in 0..with.rounds.min(2) {
         let last = |runs: Vec<Result<Taken, String>>| -> Result<f64, String> {
             runs.into_iter()
                 .try_fold(0.0, |most: f64, run| Ok(most.max(run?.first)))
@@ -193,9 +220,11 @@ fn crowd(
                     .collect()
             })
         };
-        let theirs = last(together(&|| task.ffmpeg(Until::First)))?;
-        let ours = last(together(&|| task.worker(Until::First)))?;
-        pairs.push((theirs, ours));
+        pairs.push(in_turns(
+            n,
+            || last(together(&|| task.ffmpeg(Until::First))),
+            || last(together(&|| task.worker(Until::First))),
+        )?);
     }
     let middle = ratio("eight at once, the last one's first", &pairs);
     println!(
