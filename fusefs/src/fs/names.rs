@@ -262,12 +262,14 @@ impl BeamFs {
                     .bound(dir)
                     .map(|bound| bound.list())
                     .unwrap_or_default();
-                let taken: HashSet<&OsStr> = held
+                let own = dir.list()?;
+                let may_hide = if own.is_empty() { &[][..] } else { &held };
+                let taken: HashSet<&OsStr> = may_hide
                     .iter()
                     .map(|held| OsStr::new(held.file.name.as_str()))
                     .collect();
                 let is_root = inode.number == ROOT;
-                for (name, child_kind, _) in dir.list()? {
+                for (name, child_kind, _) in own {
                     let hidden = taken.contains(name.as_os_str()) || is_root && name == SESSIONS;
                     if !hidden {
                         names.push(entry(None, kind(child_kind), &name));
