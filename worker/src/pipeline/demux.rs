@@ -273,8 +273,7 @@ pub(super) fn run(
         return Ok(());
     }
     check_end(&open, &routes, &ends)?;
-    let only_subtitles = routes.iter().all(|r| is_subtitle(&open, r));
-    let end_us = ends.title_us(only_subtitles);
+    let end_us = ends.title_us(routes.iter().any(|r| is_shown(&open, r)));
     for route in &mut routes {
         if route.heard_us.saturating_add(SILENCE_US) < end_us && !route.until(end_us) {
             return Ok(());
@@ -298,8 +297,12 @@ pub(super) fn run(
     Ok(())
 }
 
-fn is_subtitle(open: &OpenInput, route: &Route) -> bool {
-    open.input.streams[route.index].params.media_type() == MediaType::AVMEDIA_TYPE_SUBTITLE
+/// Pictures or sound.
+fn is_shown(open: &OpenInput, route: &Route) -> bool {
+    matches!(
+        open.input.streams[route.index].params.media_type(),
+        MediaType::AVMEDIA_TYPE_VIDEO | MediaType::AVMEDIA_TYPE_AUDIO
+    )
 }
 
 /// Is this stream copied, not encoded?
@@ -441,12 +444,12 @@ impl Ends {
         self.shown_us.max(self.subtitles_us)
     }
 
-    /// No subtitle makes a title longer, unless nothing else is wanted.
-    fn title_us(&self, only_subtitles: bool) -> i64 {
-        if only_subtitles {
-            self.last_us()
-        } else {
+    /// No subtitle makes a title longer, unless no pictures and no sound are wanted.
+    fn title_us(&self, is_shown: bool) -> i64 {
+        if is_shown {
             self.shown_us
+        } else {
+            self.last_us()
         }
     }
 }
@@ -597,18 +600,14 @@ fn check_end(open: &OpenInput, routes: &[Route], ends: &Ends) -> Result<(), Prob
         return Ok(());
     }
     let streams = &open.input.streams;
-    let only_subtitles = routes.iter().all(|r| is_subtitle(open, r));
+    let shown = routes.iter().any(|r| is_shown(open, r));
     let own = routes
         .iter()
-        .filter(|r| only_subtitles || !is_subtitle(open, r))
+        .filter(|r| !shown || is_shown(open, r))
         .filter_map(|r| streams[r.index].duration_us)
         .max();
     let (expected, slack, end_us) = match (own, open.input.duration_us()) {
-        (Some(own), _) => (
-            own,
-            (own / 50).max(3_000_000),
-            ends.title_us(only_subtitles),
-        ),
+        (Some(own), _) => (own, (own / 50).max(3_000_000), ends.title_us(shown)),
         // Another stream, which is not read here, may be the longest; so may be a subtitle.
         (None, Some(all)) => (all, (all / 20).max(10_000_000), ends.last_us()),
         (None, None) => return Ok(()),
