@@ -18,6 +18,7 @@ mod cut;
 mod demux;
 mod describe;
 mod encode;
+mod end;
 mod feed;
 mod font;
 mod lane;

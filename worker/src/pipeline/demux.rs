@@ -1,7 +1,7 @@
 //! Reading an input: seek, shift times onto the title's timeline, hand packets to their lanes.
 
 use super::{
-    Feed, Outlet, Pacer, Ready, Shared, av, burn::SUBTITLE_LEAD_US, feed::Inlet,
+    Feed, Outlet, Pacer, Ready, Shared, av, burn::SUBTITLE_LEAD_US, end::Ends, feed::Inlet,
     resolve::OpenInput, subtitle::SubtitleLane,
 };
 use crate::libav::{MICROS, MediaType, NOPTS, Packet, Rational, rescale};
@@ -272,8 +272,8 @@ pub(super) fn run(
     if shared.is_over() {
         return Ok(());
     }
-    check_end(&open, &routes, &ends)?;
-    let end_us = ends.title_us(routes.iter().any(|r| is_shown(&open, r)));
+    ends.check(&open, &routes)?;
+    let end_us = ends.title_us(&open, &routes);
     for route in &mut routes {
         if route.heard_us.saturating_add(SILENCE_US) < end_us && !route.until(end_us) {
             return Ok(());
@@ -295,14 +295,6 @@ pub(super) fn run(
         }
     }
     Ok(())
-}
-
-/// Pictures or sound.
-fn is_shown(open: &OpenInput, route: &Route) -> bool {
-    matches!(
-        open.input.streams[route.index].params.media_type(),
-        MediaType::AVMEDIA_TYPE_VIDEO | MediaType::AVMEDIA_TYPE_AUDIO
-    )
 }
 
 /// Is this stream copied, not encoded?
@@ -422,38 +414,6 @@ fn last_key(
     Ok(key)
 }
 
-/// Up to where packets were read, microseconds after the shift.
-struct Ends {
-    /// Of pictures and sound.
-    shown_us: i64,
-    /// Of subtitles, which may reach far behind the title: VobSub and DVB have some without an end,
-    /// which containers write as one of days.
-    subtitles_us: i64,
-}
-
-impl Ends {
-    fn packet(&mut self, media: MediaType, from_us: i64, lasts_us: i64) {
-        let end = match media {
-            MediaType::AVMEDIA_TYPE_SUBTITLE => &mut self.subtitles_us,
-            _ => &mut self.shown_us,
-        };
-        *end = (*end).max(from_us.saturating_add(lasts_us));
-    }
-
-    fn last_us(&self) -> i64 {
-        self.shown_us.max(self.subtitles_us)
-    }
-
-    /// No subtitle makes a title longer, unless no pictures and no sound are wanted.
-    fn title_us(&self, is_shown: bool) -> i64 {
-        if is_shown {
-            self.shown_us
-        } else {
-            self.last_us()
-        }
-    }
-}
-
 /// Hands out all packets.
 fn read_all(
     open: &mut OpenInput,
@@ -462,10 +422,7 @@ fn read_all(
     from_us: i64,
     shared: &Shared,
 ) -> Result<Ends, Problem> {
-    let mut ends = Ends {
-        shown_us: i64::MIN,
-        subtitles_us: i64::MIN,
-    };
+    let mut ends = Ends::new();
     let mut damaged = 0;
     while shared.pass() {
         let mut packet = match open.input.read() {
@@ -592,43 +549,4 @@ fn deliver(
         }
     }
     Ok(true)
-}
-
-/// An input that ends long before its streams say is cut off: no silent short film.
-fn check_end(open: &OpenInput, routes: &[Route], ends: &Ends) -> Result<(), Problem> {
-    if open.inline || routes.iter().all(|r| matches!(r.to, Target::Burn(_))) {
-        return Ok(());
-    }
-    let streams = &open.input.streams;
-    let shown = routes.iter().any(|r| is_shown(open, r));
-    let own = routes
-        .iter()
-        .filter(|r| !shown || is_shown(open, r))
-        .filter_map(|r| streams[r.index].duration_us)
-        .max();
-    let (expected, slack, end_us) = match (own, open.input.duration_us()) {
-        (Some(own), _) => (own, (own / 50).max(3_000_000), ends.title_us(shown)),
-        // Another stream, which is not read here, may be the longest; so may be a subtitle.
-        (None, Some(all)) => (all, (all / 20).max(10_000_000), ends.last_us()),
-        (None, None) => return Ok(()),
-    };
-    let end_us = if end_us == i64::MIN { 0 } else { end_us };
-    // Matroska's lengths count from its zero, wherever the first packet lies.
-    let zero_us = match open.input.format().starts_with("matroska") {
-        true => open.input.start_us().min(0),
-        false => open.input.start_us(),
-    };
-    let end_in_title = end_us + open.shift_us - zero_us;
-    if end_in_title + slack < expected {
-        return Err(Problem::new(
-            Kind::BadInput,
-            format!(
-                "input {} ends at {:.1} s although it says {:.1} s: it is cut off or damaged",
-                open.name,
-                end_in_title as f64 / 1e6,
-                expected as f64 / 1e6
-            ),
-        ));
-    }
-    Ok(())
 }
