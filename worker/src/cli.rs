@@ -121,6 +121,11 @@ pub struct ServeArgs {
     #[arg(long, env = "PLEXBEAM_FAST_START")]
     pub fast_start: bool,
 
+    /// Jobs whose first segments are kept in the spool, so that the same title started again in the
+    /// same way is there at once; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 16, env = "PLEXBEAM_KEEP_BEGINNINGS", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub keep_beginnings: u16,
+
     /// File that gets the bound address once the worker listens.
     #[arg(long, value_name = "PATH", env = "PLEXBEAM_ADDRESS_FILE")]
     pub address_file: Option<PathBuf>,
@@ -220,6 +225,7 @@ impl ServeArgs {
                 retention: self.retention,
                 policy,
                 fast_start: self.fast_start,
+                beginnings: self.keep_beginnings.into(),
                 ..SessionConfig::default()
             },
             store: StoreConfig {

@@ -85,6 +85,8 @@ pub struct SessionConfig {
     pub policy: InputPolicy,
     /// See [`crate::pipeline::Task::fast_start`].
     pub fast_start: bool,
+    /// Jobs whose first files are kept for the next start of the same.
+    pub beginnings: usize,
 }
 
 impl Default for SessionConfig {
@@ -96,6 +98,7 @@ impl Default for SessionConfig {
             max_ended: 1000,
             policy: InputPolicy::default(),
             fast_start: false,
+            beginnings: 16,
         }
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     io::Cursor,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -89,6 +90,8 @@ pub struct Opened {
     pub source: Box<dyn ByteSource>,
     /// File name for the demuxer's guess and for messages; never a whole URL.
     pub name: String,
+    /// Tells this version of these bytes from all others; `None` where nothing does.
+    pub version: Option<String>,
     /// True for data carried with the job.
     pub inline: bool,
 }
@@ -122,6 +125,7 @@ fn open_one(
             let source = Box::new(policy.open(path)?);
             let name = path.rsplit('/').next().unwrap_or(path).to_owned();
             Ok(Opened {
+                version: version_of(&source),
                 source,
                 name,
                 inline: false,
@@ -130,6 +134,7 @@ fn open_one(
         Location::Url { url } => {
             let (source, name) = http::HttpSource::open(url, Arc::clone(cancelled))?;
             Ok(Opened {
+                version: source.version(),
                 source: Box::new(source),
                 name,
                 inline: false,
@@ -138,9 +143,26 @@ fn open_one(
         Location::Inline { name, data } => Ok(Opened {
             source: Box::new(Cursor::new(data.clone())),
             name: name.to_string(),
+            // The job's words hold its content.
+            version: Some("inline".to_owned()),
             inline: true,
         }),
     }
+}
+
+/// A file that was written to, replaced or given another time of change has another.
+fn version_of(file: &File) -> Option<String> {
+    let meta = file.metadata().ok()?;
+    Some(format!(
+        "file {:x} {:x} {} {}.{:09} {}.{:09}",
+        meta.dev(),
+        meta.ino(),
+        meta.len(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec()
+    ))
 }
 
 #[cfg(test)]

@@ -40,7 +40,10 @@ use crate::{
     libav::{AvError, Packet, Params, Rational, hw, log},
 };
 use parking_lot::{Condvar, Mutex};
-use plexbeam_api::{Event, JobSpec, Kind, Problem, Segment, segment::MediaKind};
+use plexbeam_api::{
+    Event, JobSpec, Kind, Problem, Segment,
+    segment::{Digest, MediaKind},
+};
 use std::{
     sync::{
         Arc,
@@ -52,6 +55,12 @@ use std::{
 
 /// Where a pipeline puts what it makes. Called from the pipeline's muxing thread only.
 pub trait Sink: Send {
+    /// The inputs are open, on a job that the processor does alone. The digest is the same for the
+    /// same versions of all inputs; this is not called where one of them has nothing to be told by.
+    fn opened(&mut self, _inputs: Digest) -> Result<(), Problem> {
+        Ok(())
+    }
+
     /// Tells of [`Event::Probed`], [`Event::Progress`] and [`Event::Log`].
     fn event(&mut self, event: Event) -> Result<(), Problem>;
 
@@ -417,6 +426,9 @@ fn go(task: Task<'_>, sink: &mut dyn Sink, control: &Arc<Control>) -> Result<(),
         Err(_) if control.is_cancelled() => return Err(cancelled()),
         other => other?,
     };
+    if let (None, Some(versions)) = (&device, resolved.versions) {
+        sink.opened(versions)?;
+    }
     let facts = resolved.facts;
     let outputs = resolved.outputs;
     std::thread::scope(|scope| {

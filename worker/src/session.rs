@@ -6,6 +6,7 @@
 //! Lock order: registry, then session, then store. None is held over an await.
 
 mod again;
+mod beginning;
 mod history;
 mod lease;
 mod names;

@@ -3,9 +3,9 @@
 //! A job asks for room before it writes ([`Store::reserve`]) and publishes afterwards
 //! ([`Store::commit`]). `used` counts every committed file and every reservation from before its
 //! first byte is written until after its file is unlinked, so the folder never holds more than the
-//! ceiling. When there is no room, files that were sent whole go first (oldest first; never the
-//! init, header or playlist of a session that still runs), then files of ended sessions; otherwise
-//! the job waits. A file that is being read is never dropped.
+//! ceiling. When there is no room, what is kept for a chance goes first, then files that were sent
+//! whole (oldest first; never the init, header or playlist of a session that still runs), then files
+//! of ended sessions; otherwise the job waits. A file that is being read is never dropped.
 //!
 //! Lock order: the store's lock is a leaf, nothing else is taken while it is held.
 
@@ -60,6 +60,8 @@ struct Shelf {
     /// Names in the order of their first publication.
     order: Vec<FileName>,
     ended: bool,
+    /// Kept for a chance only: its files are the first to go.
+    spare: bool,
     touched: Instant,
 }
 
@@ -218,6 +220,16 @@ impl Store {
 
     /// Makes the folder of a session.
     pub fn open_shelf(&self, session: &Id) -> io::Result<(ShelfId, PathBuf)> {
+        self.new_shelf(session, false)
+    }
+
+    /// Makes a folder for files that may go whenever there is no room, and for which no others go;
+    /// [`Store::share`] fills it.
+    pub fn open_spare_shelf(&self, name: &Id) -> io::Result<ShelfId> {
+        Ok(self.new_shelf(name, true)?.0)
+    }
+
+    fn new_shelf(&self, session: &Id, spare: bool) -> io::Result<(ShelfId, PathBuf)> {
         let mut inner = self.inner.lock();
         inner.next += 1;
         let id = ShelfId(inner.next);
@@ -229,7 +241,8 @@ impl Store {
                 dir: dir.clone(),
                 entries: HashMap::new(),
                 order: Vec::new(),
-                ended: false,
+                ended: spare,
+                spare,
                 touched: Instant::now(),
             },
         );
@@ -250,36 +263,47 @@ impl Store {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            match self.plan(shelf, name, bytes)? {
-                Plan::Taken => return self.reservation(shelf, name, bytes),
-                Plan::Unlink { victims, freed } => {
-                    for path in &victims {
-                        remove_file(path);
-                    }
-                    self.give_back(freed);
-                    return self.reservation(shelf, name, bytes);
-                }
-                Plan::Wait => {
-                    // The second is for graces that end without an event.
-                    let next = tokio::time::Instant::now() + Duration::from_secs(1);
-                    tokio::select! {
-                        () = room => {}
-                        () = tokio::time::sleep_until(next.min(deadline)) => {}
-                    }
-                    if tokio::time::Instant::now() >= deadline {
-                        return Err(Problem::new(
-                            Kind::Exhausted,
-                            format!(
-                                "no room in the spool for {name} ({bytes} bytes of {}) and nobody \
-                                 fetched a segment for {} s; raise --spool-size",
-                                self.config.ceiling,
-                                self.config.patience.as_secs()
-                            ),
-                        ));
-                    }
-                }
+            if let Some(taken) = self.reserve_now(shelf, name, bytes)? {
+                return Ok(taken);
+            }
+            // The second is for graces that end without an event.
+            let next = tokio::time::Instant::now() + Duration::from_secs(1);
+            tokio::select! {
+                () = room => {}
+                () = tokio::time::sleep_until(next.min(deadline)) => {}
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Problem::new(
+                    Kind::Exhausted,
+                    format!(
+                        "no room in the spool for {name} ({bytes} bytes of {}) and nobody \
+                         fetched a segment for {} s; raise --spool-size",
+                        self.config.ceiling,
+                        self.config.patience.as_secs()
+                    ),
+                ));
             }
         }
+    }
+
+    /// [`Store::reserve`] where that needs no waiting; `None` where it does.
+    fn reserve_now(
+        self: &Arc<Self>,
+        shelf: ShelfId,
+        name: &FileName,
+        bytes: u64,
+    ) -> Result<Option<Reservation>, Problem> {
+        match self.plan(shelf, name, bytes)? {
+            Plan::Taken => {}
+            Plan::Unlink { victims, freed } => {
+                for path in &victims {
+                    remove_file(path);
+                }
+                self.give_back(freed);
+            }
+            Plan::Wait => return Ok(None),
+        }
+        self.reservation(shelf, name, bytes).map(Some)
     }
 
     fn reservation(
@@ -311,6 +335,7 @@ impl Store {
         let ceiling = self.config.ceiling;
         let mut inner = self.inner.lock();
         let own = inner.shelves.get(&shelf).ok_or_else(shelf_gone)?;
+        let for_a_chance = own.spare;
         let pinned: u64 = own
             .entries
             .values()
@@ -338,11 +363,15 @@ impl Store {
         for (&id, shelf) in &inner.shelves {
             let untouched = now.saturating_duration_since(shelf.touched);
             let stale = shelf.ended && untouched >= self.config.grace;
+            if for_a_chance && !shelf.spare {
+                continue;
+            }
             for entry in shelf.entries.values() {
                 if entry.dropped || entry.readers > 0 || entry.pinned(shelf.ended) {
                     continue;
                 }
                 let rank = match entry.fetched {
+                    _ if shelf.spare => (false, 0, id),
                     Some(clock) => (false, clock, id),
                     None if stale => (true, u64::MAX - untouched.as_micros() as u64, id),
                     None => continue,
@@ -386,6 +415,33 @@ impl Store {
         self.put(reservation, segment, |before| {
             before.is_some_and(|before| before.dropped)
         })
+    }
+
+    /// Puts a file that is held in one shelf into another as well, under the same name, if there is
+    /// room now. Its bytes are on disk once and counted twice. Errors: `Gone` where it is not held any
+    /// more, `Exhausted`, those of [`Store::commit`].
+    pub fn share(
+        self: &Arc<Self>,
+        from: ShelfId,
+        segment: &Segment,
+        to: ShelfId,
+    ) -> Result<(), Problem> {
+        let name = &segment.name;
+        let held = match self.read(from, name) {
+            Lookup::Held(reading) if reading.segment.digest == segment.digest => reading,
+            Lookup::Held(_) | Lookup::Dropped | Lookup::Unknown => return Err(shelf_gone()),
+        };
+        let reservation = self
+            .reserve_now(to, name, segment.size)?
+            .ok_or_else(|| Problem::new(Kind::Exhausted, format!("no room for {name} now")))?;
+        let linked = reservation.dir.join(&reservation.file);
+        std::fs::hard_link(&held.path, linked).map_err(|error| {
+            Problem::new(
+                Kind::Internal,
+                format!("{name} could not be linked: {error}"),
+            )
+        })?;
+        self.commit(reservation, segment)
     }
 
     fn put(

@@ -11,7 +11,7 @@ use crate::{
     store::part_name,
 };
 use parking_lot::Mutex;
-use plexbeam_api::{Event, Kind, Problem, Segment};
+use plexbeam_api::{Event, Kind, Problem, Segment, segment::Digest};
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -166,6 +166,11 @@ impl SocketSink {
 }
 
 impl Sink for SocketSink {
+    fn opened(&mut self, inputs: Digest) -> Result<(), Problem> {
+        self.check()?;
+        self.tell(&FromChild::Opened { inputs })
+    }
+
     fn event(&mut self, event: Event) -> Result<(), Problem> {
         self.check()?;
         self.control.moved();

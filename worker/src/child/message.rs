@@ -2,7 +2,7 @@
 //! length as a big-endian `u32`.
 
 use crate::{device::Capabilities, input::InputPolicy, pipeline::Again};
-use plexbeam_api::{Event, FileName, JobSpec, Problem, Segment};
+use plexbeam_api::{Event, FileName, JobSpec, Problem, Segment, segment::Digest};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     io::{self, Read, Write},
@@ -72,6 +72,11 @@ pub enum FromChild {
     Ready,
     /// Sent each second, whatever the pipeline does.
     Alive,
+    /// Its inputs are open, and these versions of them; see [`crate::pipeline::Sink::opened`].
+    Opened {
+        /// The same for the same versions of all inputs.
+        inputs: Digest,
+    },
     /// [`Event::Probed`], [`Event::Progress`] or [`Event::Log`].
     Event(Event),
     /// Asks for room; nothing is written before the answer. One at a time.

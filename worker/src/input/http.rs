@@ -55,6 +55,8 @@ pub(super) struct HttpSource {
     client: Client,
     url: reqwest::Url,
     size: u64,
+    /// The server's strong entity tag (RFC 9110 8.8.3), if it gave one.
+    tag: Option<String>,
     position: u64,
     stream: Option<Stream>,
     kept: VecDeque<Block>,
@@ -113,16 +115,29 @@ impl HttpSource {
         if size == 0 {
             return Err(fail("the file is empty".to_owned()));
         }
+        let tag = (response.headers().get(header::ETAG))
+            .and_then(|tag| tag.to_str().ok())
+            .filter(|tag| tag.starts_with('"'))
+            .map(str::to_owned);
         let source = HttpSource {
             client,
             url: parsed,
             size,
+            tag,
             position: 0,
             stream: None,
             kept: VecDeque::new(),
             cancelled,
         };
         Ok((source, name))
+    }
+
+    /// Of this URL, without what its query signs, and of what the server calls this version of it.
+    pub(super) fn version(&self) -> Option<String> {
+        let tag = self.tag.as_ref()?;
+        let mut url = self.url.clone();
+        url.set_query(None);
+        Some(format!("{url} {} {tag}", self.size))
     }
 
     fn start(&self, at: u64) -> Stream {

@@ -26,7 +26,7 @@ use plexbeam_api::{
     job::{
         CodecSpec, Container, InputSpec, Packaging, Source, StreamSelector, StreamSpec, TimePolicy,
     },
-    segment::MediaKind,
+    segment::{Digest, MediaKind},
 };
 use std::{
     sync::{
@@ -52,6 +52,8 @@ pub(super) struct OpenInput {
     pub(super) input: Input,
     /// For messages.
     pub(super) name: String,
+    /// See [`input::Opened::version`].
+    version: Option<String>,
     /// Carried with the job.
     pub(super) inline: bool,
     /// Subtracted from every packet's times.
@@ -188,6 +190,8 @@ pub(super) struct AudioWork {
 
 /// Everything found.
 pub(super) struct Resolved {
+    /// Of all inputs together; see [`super::Sink::opened`].
+    pub(super) versions: Option<Digest>,
     pub(super) inputs: Vec<OpenInput>,
     pub(super) outputs: Vec<OutputPlan>,
     pub(super) facts: Facts,
@@ -307,7 +311,9 @@ pub(super) fn resolve(
     if let Some(by) = by.reduce(|first, next| if first == "software" { next } else { first }) {
         facts.encoded_by = by;
     }
+    let versions: Option<Vec<&str>> = inputs.iter().map(|i| i.version.as_deref()).collect();
     Ok(Resolved {
+        versions: versions.map(|all| Digest::of(all.join("\n").as_bytes())),
         inputs,
         outputs,
         facts,
@@ -404,6 +410,7 @@ fn open(
     Ok(OpenInput {
         input,
         name,
+        version: opened.version,
         inline: opened.inline,
         shift_us,
         seek_us,

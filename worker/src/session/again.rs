@@ -213,7 +213,12 @@ impl Registry {
                 ));
             };
             match message {
-                Some(FromChild::Ready | FromChild::Alive | FromChild::Event(_)) => {}
+                Some(
+                    FromChild::Ready
+                    | FromChild::Alive
+                    | FromChild::Opened { .. }
+                    | FromChild::Event(_),
+                ) => {}
                 Some(FromChild::Reserve { name, bytes }) => {
                     if !matches!(room, Room::None) {
                         return Err(breach("a second wish for room"));

@@ -1,6 +1,6 @@
 //! All sessions: who is let in, who waits, who is paused and who is freed.
 
-use super::{Session, Verdict, again::Turn, runner};
+use super::{Session, Verdict, again::Turn, beginning::Beginnings, runner};
 use crate::{
     child::Spawner,
     config::{ChildConfig, Secret, SessionConfig},
@@ -44,6 +44,7 @@ pub struct Registry {
     config: SessionConfig,
     child: ChildConfig,
     store: Arc<Store>,
+    beginnings: Beginnings,
     spawner: Arc<Spawner>,
     bus: broadcast::Sender<WorkerEvent>,
     inner: Mutex<Inner>,
@@ -102,6 +103,7 @@ impl Registry {
         spawner: Arc<Spawner>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Registry {
+            beginnings: Beginnings::new(store.clone(), config.beginnings),
             config,
             child,
             store,
@@ -437,6 +439,7 @@ async fn run(place: Place) {
     let registry = &place.registry;
     let means = runner::Means {
         store: &registry.store,
+        beginnings: &registry.beginnings,
         spawner: &registry.spawner,
         child: &registry.child,
         policy: &registry.config.policy,

@@ -1,6 +1,9 @@
 //! One job's child, followed from its start to its end.
 
-use super::{Session, Wanted};
+use super::{
+    Session, Wanted,
+    beginning::{Beginnings, Publisher},
+};
 use crate::{
     child::{
         JobProcess, Spawner, clip,
@@ -13,7 +16,7 @@ use crate::{
     store::{Reservation, Store},
 };
 use plexbeam_api::{
-    Event, FileName, JobSpec, Kind, Problem, Segment, SessionState,
+    Event, FileName, JobSpec, Kind, Problem, SessionState,
     event::{LogLevel, LogLine},
 };
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
@@ -58,6 +61,7 @@ enum Exit {
 /// What runs jobs.
 pub(super) struct Means<'a> {
     pub(super) store: &'a Arc<Store>,
+    pub(super) beginnings: &'a Beginnings,
     pub(super) spawner: &'a Arc<Spawner>,
     pub(super) child: &'a ChildConfig,
     pub(super) policy: &'a InputPolicy,
@@ -150,12 +154,14 @@ fn is_devices_fault(problem: &Problem) -> bool {
 async fn attempt(session: &Session, means: &Means<'_>, order: ToChild, may_go_on: bool) -> Try {
     let Means {
         store,
+        beginnings,
         spawner,
         child: config,
         ..
     } = means;
     let mut order = Some(order);
     let mut room = Room::None;
+    let mut publisher = Publisher::new(session, store, beginnings);
     let (mut process, exit) = loop {
         let mut process = match spawner.take().await {
             Ok(process) => process,
@@ -167,7 +173,7 @@ async fn attempt(session: &Session, means: &Means<'_>, order: ToChild, may_go_on
             None => false,
         };
         let exit = match sent {
-            true => follow(session, store, config, &mut process, &mut room, &mut order).await,
+            true => follow(&mut publisher, config, &mut process, &mut room, &mut order).await,
             false => Exit::Silent,
         };
         // A spare may die while it is parked, and that may be noticed only now.
@@ -237,14 +243,13 @@ async fn end_softly(session: &Session, config: &ChildConfig, process: &mut JobPr
 }
 
 async fn follow(
-    session: &Session,
-    store: &Arc<Store>,
+    publisher: &mut Publisher<'_>,
     config: &ChildConfig,
     process: &mut JobProcess,
     room: &mut Room,
     order: &mut Option<ToChild>,
 ) -> Exit {
-    let mut wanted = session.wanted.subscribe();
+    let mut wanted = publisher.session().wanted.subscribe();
     wanted.mark_changed();
     let mut told = Wanted::default();
     let mut silent_from = Instant::now();
@@ -269,7 +274,7 @@ async fn follow(
                 if !matches!(message, FromChild::Ready) {
                     *order = None;
                 }
-                match take(session, store, room, message) {
+                match take(publisher, room, message) {
                     Ok(None) => {}
                     Ok(Some(exit)) => return exit,
                     Err(problem) => return Exit::Kill(problem),
@@ -325,19 +330,20 @@ pub(super) async fn grant(room: &mut Room) -> Result<String, Problem> {
 
 /// One message of the child. An error is a breach of the protocol: the child is not to be trusted.
 fn take(
-    session: &Session,
-    store: &Arc<Store>,
+    publisher: &mut Publisher<'_>,
     room: &mut Room,
     message: FromChild,
 ) -> Result<Option<Exit>, Problem> {
+    let session = publisher.session();
     match message {
         FromChild::Ready | FromChild::Alive => {}
+        FromChild::Opened { inputs } => publisher.opened(&inputs),
         FromChild::Event(event) => match event {
             Event::Log(mut line) => {
                 line.message = clip(redact(&line.message), MAX_LOG_BYTES);
                 session.note(line);
             }
-            Event::Probed(probed) => session.probed(probed),
+            Event::Probed(probed) => publisher.probed(probed),
             Event::Progress(_) => {
                 session.record(event);
             }
@@ -347,13 +353,13 @@ fn take(
             if !matches!(room, Room::None) {
                 return Err(breach("a second wish for room"));
             }
-            let (store, shelf, wanted) = (store.clone(), session.shelf, name.clone());
+            let (store, shelf, wanted) = (publisher.store().clone(), session.shelf, name.clone());
             let pending = async move { store.reserve(shelf, &wanted, bytes).await };
             *room = Room::Wanted(name, Box::pin(pending));
         }
         FromChild::Published(segment) => match std::mem::take(room) {
             Room::Granted(name, reservation) if name == segment.name => {
-                publish(session, store, reservation, segment)?;
+                publisher.publish(reservation, segment)?;
             }
             Room::None | Room::Wanted(..) | Room::Granted(..) => {
                 return Err(breach("a file without room"));
@@ -366,17 +372,6 @@ fn take(
         }
     }
     Ok(None)
-}
-
-fn publish(
-    session: &Session,
-    store: &Arc<Store>,
-    reservation: Reservation,
-    segment: Segment,
-) -> Result<(), Problem> {
-    store.commit(reservation, &segment)?;
-    session.record(Event::Segment(segment));
-    Ok(())
 }
 
 pub(super) fn breach(what: &str) -> Problem {

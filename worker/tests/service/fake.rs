@@ -139,6 +139,24 @@ fn run(order: &JobOrder, sink: &mut dyn Sink, control: &Arc<Control>) -> Result<
                 let entry = segment(SegmentKind::Playlist, None, "index.m3u8", &data);
                 sink.publish(entry, data)?;
             }
+            // A version of the inputs, in words.
+            "opened" => {
+                let version = parts.next().unwrap_or_default();
+                sink.opened(Digest::of(version.as_bytes()))?;
+            }
+            // init:VARIANT
+            "init" => {
+                let data = bytes(number(), 100);
+                let entry = segment(SegmentKind::Init, None, "init.mp4", &data);
+                sink.publish(entry, data)?;
+            }
+            // A segment with other bytes than `seg` makes. other:NUMBER:SIZE
+            "other" => {
+                let n = number();
+                let data = bytes(n + 100, number() as usize);
+                let name = format!("media-{n:05}.ts");
+                sink.publish(segment(SegmentKind::Media, Some(n), &name, &data), data)?;
+            }
             // Publishes a file whose length is not the one announced.
             "lie" => {
                 let mut entry = segment(SegmentKind::Media, Some(9), "media-00009.ts", b"abc");

@@ -4,6 +4,7 @@
 
 mod again;
 mod auth;
+mod beginnings;
 mod bench;
 mod ceiling;
 mod children;
