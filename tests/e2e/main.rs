@@ -18,5 +18,6 @@ mod play;
 mod route;
 mod side;
 mod throttle;
+mod twice;
 
 use plexbeam_tests::kit;

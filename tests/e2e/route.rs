@@ -1,6 +1,6 @@
 //! The worker has no path to the media: it reads them from the Plex host by range.
 
-use crate::kit::Stage;
+use crate::{kit::Stage, twice::had_a_beginning};
 use plexbeam_tests::{
     argv,
     env::free_port,
@@ -34,4 +34,7 @@ fn films_come_by_the_media_route() {
     play.media = film.clip().path();
     play.seeks = vec![];
     stage.check(&play);
+    // The same film again, which is known by the entity tag that the mount gave.
+    stage.check(&play);
+    had_a_beginning(&stage, 1);
 }

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use plexbeam_api::{
     Event, FileName, JobSpec, Kind, Problem, Segment,
     event::{LogLevel, LogLine, Probed},
-    job::{LeasePolicy, Location},
+    job::{Container, LeasePolicy, Location, OutputSpec, Packaging},
     segment::{Digest, SegmentKind},
 };
 use std::{
@@ -100,10 +100,19 @@ impl Beginnings {
     }
 }
 
-/// What two jobs that make the same files have in common; `None` where a job goes on with another's
-/// work.
+/// What two jobs that make the same files have in common; `None` for a job that goes on with another's
+/// work, and for Matroska, whose headers hold random ids: no two makings go together.
 fn key(spec: &JobSpec, inputs: &Digest) -> Option<Digest> {
-    if spec.resume.is_some() {
+    let is_matroska = |output: &OutputSpec| {
+        matches!(
+            &output.packaging,
+            Packaging::Segment {
+                container: Container::Matroska,
+                ..
+            }
+        )
+    };
+    if spec.resume.is_some() || spec.outputs.iter().any(is_matroska) {
         return None;
     }
     let mut words = spec.clone();
@@ -165,9 +174,11 @@ impl<'a> Publisher<'a> {
         let given =
             (self.key.as_ref()).and_then(|key| self.beginnings.give(key, self.session.shelf));
         let Some((probed, files)) = given else { return };
+        let message = format!("{} files are kept of an earlier job like this", files.len());
+        tracing::info!(session = %self.session.id, "{message}");
         self.session.note(LogLine {
             level: LogLevel::Info,
-            message: format!("{} files are kept of an earlier job like this", files.len()),
+            message,
         });
         self.session.probed(probed.clone());
         self.probed = Some(probed);

@@ -205,9 +205,11 @@ fn crowd(
     worker: &plexbeam_tests::env::Worker,
     kind: &Kind,
 ) -> Result<Vec<Figure>, String> {
-    let task = Task::new_unseen(env, worker, &kind.film, kind.size);
+    let folder = env.dir("crowd");
     let mut pairs = Vec::new();
     for n in 0..with.rounds.min(2) {
+        let copy = fresh(&folder, &kind.film, n)?;
+        let task = Task::new_unseen(env, worker, &copy, kind.size);
         let last = |runs: Vec<Result<Taken, String>>| -> Result<f64, String> {
             runs.into_iter()
                 .try_fold(0.0, |most: f64, run| Ok(most.max(run?.first)))

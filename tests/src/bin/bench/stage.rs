@@ -23,7 +23,8 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) fn new(name: &str) -> Stage {
         let env = TestEnv::new(name);
-        let worker = env.worker(&[]);
+        // Each round plays the same film, which is to be as new each time.
+        let worker = env.worker(&["--keep-beginnings", "0"]);
         let mount = env.mount(&[&worker], &[]);
         Stage { mount, worker, env }
     }
