@@ -200,19 +200,19 @@ impl<'a> Publisher<'a> {
     pub(super) fn publish(
         &mut self,
         reservation: Reservation,
-        segment: Segment,
+        segment: &Segment,
     ) -> Result<(), Problem> {
         let is_first = segment.kind != SegmentKind::Media
             || self.begun.insert((segment.output, segment.rendition));
         if let Some(digest) = self.given.remove(&segment.name) {
-            return self.compare(&digest, &segment);
+            return self.compare(&digest, segment);
         }
-        self.store.commit(reservation, &segment)?;
+        self.store.commit(reservation, segment)?;
         let keep = is_first && segment.kind != SegmentKind::Playlist;
         self.session.record(Event::Segment(segment.clone()));
         if let (true, Some(key), Some(probed)) = (keep, &self.key, &self.probed) {
             self.beginnings
-                .keep(key, probed, &segment, self.session.shelf);
+                .keep(key, probed, segment, self.session.shelf);
         }
         Ok(())
     }

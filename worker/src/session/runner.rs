@@ -359,7 +359,7 @@ fn take(
         }
         FromChild::Published(segment) => match std::mem::take(room) {
             Room::Granted(name, reservation) if name == segment.name => {
-                publisher.publish(reservation, segment)?;
+                publisher.publish(reservation, &segment)?;
             }
             Room::None | Room::Wanted(..) | Room::Granted(..) => {
                 return Err(breach("a file without room"));
