@@ -13,7 +13,7 @@ pub use variants::likes;
 
 use crate::{
     argv::{self, Line},
-    fake_pms,
+    fake_pms::{self, Play},
     kit::{Stage, cartridge_log},
     verify::{
         self,
@@ -119,7 +119,8 @@ pub fn recorded() -> Vec<Case> {
         .collect()
 }
 
-/// Plays a case through cartridge, worker and mount and judges all of it.
+/// Plays a case through cartridge, worker and mount and judges all of it, then plays it once more: the
+/// worker may begin with files of the first time, and must go on with the same.
 #[track_caller]
 pub fn judge(stage: &Stage, case: &Case) -> Outcome {
     let film = (case.film)();
@@ -173,7 +174,30 @@ pub fn judge(stage: &Stage, case: &Case) -> Outcome {
             ),
         }
     }
+    outcome.findings.extend(differences(stage, &play));
     outcome
+}
+
+/// What goes wrong when a film is played that was played before.
+fn differences(stage: &Stage, play: &Play<'_>) -> Vec<String> {
+    let told = stage.worker.process.log().len();
+    let report = match fake_pms::play(play) {
+        Ok(report) => report,
+        Err(error) => return vec![format!("played again: {error}")],
+    };
+    let mut findings: Vec<String> = (report.violations.iter())
+        .map(|violation| format!("played again: {violation}"))
+        .collect();
+    if stage.original().exists() {
+        let _ = fs::remove_file(stage.original());
+        let why = reason(&cartridge_log(&stage.env));
+        findings.push(format!("played again, it ran locally: {why}"));
+    }
+    let log = stage.worker.process.log();
+    let news = log.get(told..).unwrap_or_default();
+    let differs = |line: &&str| line.contains("not the same as in an earlier job");
+    findings.extend(news.lines().filter(differs).map(str::to_owned));
+    findings
 }
 
 /// The last reason for running locally in the cartridge's log.
