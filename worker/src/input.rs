@@ -189,6 +189,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_touched_or_replaced_is_another_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let film = dir.path().join("film.mkv");
+        std::fs::write(&film, b"film").unwrap();
+        let version = || version_of(&File::open(&film).unwrap()).unwrap();
+        let first = version();
+        assert_eq!(first, version());
+        let of_file = std::fs::metadata(&film).unwrap().modified().unwrap();
+        let later = of_file + std::time::Duration::from_nanos(1);
+        File::options()
+            .write(true)
+            .open(&film)
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
+        let touched = version();
+        assert_ne!(first, touched);
+        let other = dir.path().join("other.mkv");
+        std::fs::write(&other, b"FILM").unwrap();
+        File::options()
+            .write(true)
+            .open(&other)
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
+        std::fs::rename(&other, &film).unwrap();
+        assert_ne!(touched, version());
+    }
+
+    #[test]
     fn a_link_does_not_lead_out_of_the_media_root() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");

@@ -417,6 +417,35 @@ mod tests {
     }
 
     #[test]
+    fn only_a_strong_tag_tells_versions_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tags = [
+            "ETag: \"a\"\r\n",
+            "ETag: \"b\"\r\n",
+            "ETag: W/\"a\"\r\n",
+            "",
+        ];
+        let server = std::thread::spawn(move || {
+            for tag in tags {
+                let (mut socket, _) = listener.accept().unwrap();
+                range(&socket);
+                write!(
+                    socket,
+                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-0/{SIZE}\r\n{tag}\
+                     Content-Length: 1\r\nConnection: close\r\n\r\nx"
+                )
+                .unwrap();
+            }
+        });
+        let versions = tags.map(|_| open(port).version());
+        server.join().unwrap();
+        assert!(versions[0].is_some() && versions[1].is_some());
+        assert_ne!(versions[0], versions[1]);
+        assert_eq!(versions[2..], [None, None]);
+    }
+
+    #[test]
     fn one_that_stays_away_or_refuses_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

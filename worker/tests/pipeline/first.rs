@@ -161,10 +161,9 @@ fn the_first_segment_does_not_wait_for_later_pictures() {
     let rate = ["-maxrate", "8M", "-bufsize", "2M"];
     let path = clip(dir.path(), "clip.mkv", 12, &[&noise[..], &rate].concat());
     let film = std::fs::read(&path).unwrap();
-    // The worker takes 32 KiB and then blocks of 512 KiB, each when it is whole.
-    let (head, block) = (32 << 10, 512 << 10);
-    let enough = position(&path, 3.6);
-    let shut = head + (enough - head).div_ceil(block) * block;
+    // The worker takes what comes first, at least 32 KiB, and then blocks of 512 KiB, each when it is
+    // whole: wherever these begin, one ends in the last 512 KiB.
+    let shut = position(&path, 3.6) + (512 << 10);
     assert!(shut < position(&path, 4.6), "the film's rate is too low");
     for packaging in [dash(1), segments(Container::MpegTs, 0, None)] {
         let gate = Arc::new(Gate::default());
