@@ -21,26 +21,28 @@ mod check;
 mod fetch;
 mod file;
 mod flight;
+mod memory;
 mod shelf;
 #[cfg(test)]
 mod tests;
 
 pub use arriving::Doubt;
 pub use file::CacheFile;
+pub use memory::MemoryFolder;
 pub use shelf::Rank;
 
 use self::{flight::Flight, shelf::Shelf};
 use crate::{
     config::CacheConfig,
+    error::SetupError,
     remote::{FetchError, RemoteFile, SegmentSource},
 };
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
-use plexbeam_api::FileName;
 use std::{
     collections::{HashMap, HashSet},
-    os::unix::fs::DirBuilderExt,
+    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -52,12 +54,11 @@ use tokio::sync::{Notify, Semaphore};
 /// Disk space is given out in blocks of this many bytes, so rooms are rounded up to it.
 const DISK_BLOCK: u64 = 4096;
 
-/// Identity of a kept file: its session's `uid`, its name, and which making of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Identity of a kept file: its session's `uid` and its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileKey {
     session: u64,
-    name: FileName,
-    making: u32,
+    file: u64,
 }
 
 impl FileKey {
@@ -65,8 +66,7 @@ impl FileKey {
     pub fn of(file: &RemoteFile) -> Self {
         FileKey {
             session: file.origin.uid,
-            name: file.name.clone(),
-            making: file.making,
+            file: file.uid,
         }
     }
 }
@@ -163,10 +163,7 @@ impl SegmentCache {
     pub fn new(config: &CacheConfig, source: Arc<dyn SegmentSource>) -> std::io::Result<Arc<Self>> {
         let (dir, private) = match &config.dir {
             Some(dir) => {
-                std::fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(dir)?;
+                make_private(dir)?;
                 (dir.clone(), None)
             }
             None => {
@@ -228,7 +225,7 @@ impl SegmentCache {
                 .entries
                 .iter()
                 .filter(|(_, entry)| entry.owner == Some(owner))
-                .map(|(key, _)| key.clone())
+                .map(|(key, _)| *key)
                 .collect();
             for key in keys {
                 dropped.extend(shelf.entries.pop(&key));
@@ -277,7 +274,7 @@ impl SegmentCache {
                 .filter(|(key, entry)| {
                     entry.owner.is_none() && entry.is_closed() && !sessions.contains(&key.session)
                 })
-                .map(|(key, _)| key.clone())
+                .map(|(key, _)| *key)
                 .collect();
             for key in keys {
                 dropped.extend(shelf.entries.pop(&key));
@@ -448,6 +445,43 @@ impl SegmentCache {
             Boarded::Coming(flight) => flight.land().await,
         }
     }
+}
+
+/// Makes a folder for this user alone, and those above it.
+fn make_private(dir: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+}
+
+/// A mountpoint's own folder in the cache folder `dir`, which must not lie inside it.
+pub(crate) fn folder_for(dir: &Path, mountpoint: &Path) -> Result<PathBuf, SetupError> {
+    // What does not exist yet cannot be resolved; its nearest parent can.
+    let resolved = dir
+        .ancestors()
+        .find_map(|parent| std::fs::canonicalize(parent).ok());
+    if resolved.is_some_and(|resolved| resolved.starts_with(mountpoint)) {
+        return Err(SetupError::CacheInside(dir.to_path_buf()));
+    }
+    Ok(dir.join(name_of(mountpoint)))
+}
+
+fn name_of(mountpoint: &Path) -> String {
+    let mut name = String::new();
+    for byte in mountpoint.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(*byte)),
+            b'/' => name.push('+'),
+            other => name.push_str(&format!("%{other:02x}")),
+        }
+    }
+    if name.len() > 200 {
+        use sha2::Digest as _;
+        let digest = sha2::Sha256::digest(name.as_bytes());
+        name = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    }
+    name
 }
 
 fn on_disk(size: u64) -> u64 {

@@ -150,6 +150,16 @@ pub enum SetupError {
     /// The cache folder lies inside the mountpoint.
     #[error("the cache folder {0} lies inside the mountpoint; choose one outside")]
     CacheInside(PathBuf),
+    /// The cache folder cannot be made one in memory.
+    #[error(
+        "cannot keep segments in memory at {path}: {source}; that needs root (CAP_SYS_ADMIN); without it leave --cache-in-memory out and give --cache-dir a folder in memory, as of /dev/shm"
+    )]
+    Memory {
+        /// Where it would be mounted.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
     /// A live mount of ours is there already.
     #[error("{0} is already mounted by a running plexbeam-mount; unmount it first (umount {0})")]
     AlreadyMounted(PathBuf),

@@ -424,7 +424,7 @@ impl Filesystem for Adapter {
                 // An offset is the position of the next name.
                 for (at, entry) in listing.iter().enumerate().skip(offset as usize) {
                     let next = at as u64 + 1;
-                    if reply.add(INodeNo(entry.number), next, entry.kind, &entry.name) {
+                    if reply.add(INodeNo(entry.number), next, entry.kind, entry.name.as_ref()) {
                         break;
                     }
                 }

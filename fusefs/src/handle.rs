@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fd::OwnedFd;
 use std::{
     collections::HashMap,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -77,6 +77,24 @@ pub struct Window {
     pub hashed: (sha2::Sha256, u64),
 }
 
+/// A name of a listing; those of a worker's files are not copied.
+#[derive(Debug, Clone)]
+pub enum ListName {
+    /// By itself.
+    Own(OsString),
+    /// Of this file.
+    Of(Arc<RemoteFile>),
+}
+
+impl AsRef<OsStr> for ListName {
+    fn as_ref(&self) -> &OsStr {
+        match self {
+            ListName::Own(name) => name,
+            ListName::Of(file) => file.name.as_str().as_ref(),
+        }
+    }
+}
+
 /// One name of a listing.
 #[derive(Debug, Clone)]
 pub struct ListEntry {
@@ -85,7 +103,7 @@ pub struct ListEntry {
     /// Kind.
     pub kind: FileType,
     /// Name.
-    pub name: OsString,
+    pub name: ListName,
 }
 
 /// An open directory.

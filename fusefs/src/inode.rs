@@ -30,29 +30,29 @@ pub enum Node {
 }
 
 /// Identity of a node while it has a number.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Key {
     /// By the backing file system.
     Upper(UpperKey),
-    /// By binding, name, and which making of it.
-    Held(u64, String, u32),
+    /// By binding and file.
+    Held(u64, u64),
     /// There is one.
     Sessions,
     /// By session.
     Session(u64),
-    /// By session, name, and which making of it.
-    File(u64, String, u32),
+    /// By file.
+    File(u64),
 }
 
 impl Key {
     /// Key of a held file.
     pub fn held(held: &HeldFile) -> Self {
-        Key::Held(held.bound, held.file.name.to_string(), held.file.making)
+        Key::Held(held.bound, held.file.uid)
     }
 
     /// Key of a file under `sessions/`.
     pub fn file(file: &RemoteFile) -> Self {
-        Key::File(file.origin.uid, file.name.to_string(), file.making)
+        Key::File(file.uid)
     }
 }
 
@@ -167,7 +167,7 @@ impl InodeTable {
             number,
             node,
             io: Mutex::default(),
-            key: key.clone(),
+            key,
         });
         table.by_key.insert(key, number);
         let known = Known {

@@ -51,7 +51,6 @@ use rustix::fd::AsRawFd;
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -411,42 +410,13 @@ fn new_cache(
     mountpoint: &Path,
     source: &Arc<HttpSource>,
 ) -> Result<Arc<SegmentCache>, SetupError> {
-    if let Some(dir) = &config.dir {
-        // What does not exist yet cannot be resolved; its nearest parent can.
-        let resolved = dir
-            .ancestors()
-            .find_map(|parent| std::fs::canonicalize(parent).ok());
-        if resolved.is_some_and(|resolved| resolved.starts_with(mountpoint)) {
-            return Err(SetupError::CacheInside(dir.clone()));
-        }
-    }
+    let folder = |dir: &PathBuf| cache::folder_for(dir, mountpoint);
     let config = &CacheConfig {
-        dir: config
-            .dir
-            .as_ref()
-            .map(|dir| dir.join(folder_of(mountpoint))),
+        dir: config.dir.as_ref().map(folder).transpose()?,
         ..*config
     };
     SegmentCache::new(config, source.clone()).map_err(|error| SetupError::CacheDir {
         path: config.dir.clone().unwrap_or_else(std::env::temp_dir),
         source: error,
     })
-}
-
-/// Name of a mountpoint's own folder in the cache folder.
-fn folder_of(mountpoint: &Path) -> String {
-    let mut name = String::new();
-    for byte in mountpoint.as_os_str().as_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(*byte)),
-            b'/' => name.push('+'),
-            other => name.push_str(&format!("%{other:02x}")),
-        }
-    }
-    if name.len() > 200 {
-        use sha2::Digest as _;
-        let digest = sha2::Sha256::digest(name.as_bytes());
-        name = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    }
-    name
 }

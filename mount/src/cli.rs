@@ -73,6 +73,10 @@ pub(crate) struct CliArgs {
     )]
     cache_dir: Option<PathBuf>,
 
+    /// Mount a tmpfs with large pages on the cache folder: faster, and spares the disk; needs root
+    #[arg(long, env = "PLEXBEAM_CACHE_IN_MEMORY", help_heading = "Storage")]
+    pub(crate) cache_in_memory: bool,
+
     /// Most bytes of segments kept on this host; a hard ceiling
     #[arg(
         long,

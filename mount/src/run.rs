@@ -11,12 +11,12 @@ use crate::{
     helper, instance, notify, settings,
     supervisor::{Event, Supervisor},
 };
-use plexbeam_fusefs::{FsConfig, Mounted, SetupError, mount};
+use plexbeam_fusefs::{FsConfig, Mounted, SetupError, cache::MemoryFolder, mount, mounts};
 use std::{
     ffi::OsString,
     fs::File,
     io::{self, BufRead, BufReader, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     sync::mpsc::{self, Sender},
     time::Duration,
@@ -239,11 +239,13 @@ fn serve_alone(
     [terminate, interrupt, hangup]: &mut [Signal; 3],
 ) -> Result<(), RunError> {
     let mut config = args.fs_config();
-    config.cache.dir = Some(cache_dir);
     if args.tell_parent {
         std::env::set_current_dir("/")?;
     }
     raise_file_limit();
+    // Ends after the mount.
+    let _memory = memory_folder(args, &cache_dir, &mounts::clear(&config.mountpoint)?)?;
+    config.cache.dir = Some(cache_dir);
     let mounted = mount(&config)?;
     mounted.wait_workers(FIRST_ANSWERS);
     report(&mounted, &config);
@@ -269,6 +271,19 @@ fn serve_alone(
     mounted.unmount();
     tracing::info!("unmounted");
     Ok(())
+}
+
+/// Puts the cache in memory, where that is asked for, or back where it was not.
+pub(crate) fn memory_folder(
+    args: &CliArgs,
+    cache_dir: &Path,
+    mountpoint: &Path,
+) -> Result<Option<MemoryFolder>, SetupError> {
+    if args.cache_in_memory {
+        return MemoryFolder::begin(cache_dir, mountpoint).map(Some);
+    }
+    MemoryFolder::clear(cache_dir, mountpoint)?;
+    Ok(None)
 }
 
 pub(crate) fn report(mounted: &Mounted, config: &FsConfig) {
@@ -297,7 +312,7 @@ pub(crate) fn report(mounted: &Mounted, config: &FsConfig) {
     if !config.allow_other {
         tracing::warn!("other users cannot use this mount; Plex usually needs --allow-other");
     }
-    if !plexbeam_fusefs::mounts::is_shared(&config.mountpoint) {
+    if !mounts::is_shared(&config.mountpoint) {
         tracing::info!(
             "this mount is private: containers see it only where they are started after it; \
              `mount --make-rshared` on the folder above before mounting, and `:rslave` on their volume"

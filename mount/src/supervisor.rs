@@ -22,9 +22,9 @@ use crate::{
     cli::CliArgs,
     control::{FromInstance, Go, Start, ToInstance, Writer},
     notify,
-    run::{LOOK_EVERY, RunError},
+    run::{LOOK_EVERY, RunError, memory_folder},
 };
-use plexbeam_fusefs::{MediaConfig, Secret, SetupError, mounts};
+use plexbeam_fusefs::{MediaConfig, Secret, SetupError, cache::MemoryFolder, mounts};
 use rustix::{
     fd::OwnedFd,
     fs::{Mode, OFlags},
@@ -78,6 +78,8 @@ pub(crate) struct Watched {
 pub(crate) struct Supervisor {
     mountpoint: PathBuf,
     cache_dir: PathBuf,
+    /// Where the cache is in memory; ends with this.
+    _memory: Option<MemoryFolder>,
     program: Program,
     under: OwnedFd,
     media: Option<OwnedFd>,
@@ -119,9 +121,11 @@ impl Supervisor {
             }
             None => None,
         };
+        let _memory = memory_folder(args, &cache_dir, &mountpoint)?;
         Ok(Supervisor {
             mountpoint,
             cache_dir,
+            _memory,
             program: Program {
                 // Where a newer version will lie, and not the file that runs now.
                 path: std::env::current_exe()?,

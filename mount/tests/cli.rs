@@ -275,7 +275,9 @@ fn it_works_without_privilege() {
     let script = "set -e; cd \"$1\"; mknod fuse c 10 229; chmod 666 fuse\n\
         mount --bind fuse /dev/fuse\n\
         exec setpriv --reuid=nobody --regid=nogroup --clear-groups sh -ec \"$2\" sh \"$3\"";
-    let user = "\"$1\" mnt --cache-dir cache\n\
+    let user = "! \"$1\" mnt --cache-dir cache --cache-in-memory 2> said\n\
+        grep -q 'needs root' said\n\
+        \"$1\" mnt --cache-dir cache\n\
         test \"$(cat mnt/below)\" = local\n\
         head -c 100000 /dev/zero > mnt/new; echo >> mnt/new\n\
         test \"$(stat -c '%s %u' mnt/new)\" = '100001 65534'\n\

@@ -31,7 +31,7 @@ fn rounds() -> usize {
 
 /// A supervised mount as it is started by hand.
 struct Life {
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
     process: Child,
 }
 
@@ -39,6 +39,10 @@ impl Life {
     fn start(worker: &FakeWorker, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("mnt")).unwrap();
+        Life::start_in(Arc::new(dir), worker, flags)
+    }
+
+    fn start_in(dir: Arc<tempfile::TempDir>, worker: &FakeWorker, flags: &[&str]) -> Self {
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_plexbeam-mount"))
             .arg(dir.path().join("mnt"))
@@ -94,6 +98,12 @@ impl Life {
             held.add(worker, name, number);
         }
         held
+    }
+
+    /// Ends the supervisor by a signal and waits for that.
+    fn end(&mut self, by: Signal) {
+        signal(self.process.id(), by);
+        let _ = self.process.wait();
     }
 
     fn log(&self) -> String {
@@ -292,7 +302,7 @@ fn replaced_again_and_again(by: Signal, flags: &[&str]) {
 
 #[test]
 fn a_killed_process_is_replaced_with_all_it_held() {
-    replaced_again_and_again(Signal::KILL, &[]);
+    replaced_again_and_again(Signal::KILL, &["--cache-in-memory"]);
 }
 
 #[test]
@@ -423,4 +433,51 @@ fn the_directory_may_be_wiped() {
     eventually("the cache is empty", || {
         life.status().unwrap().cache.used == 0
     });
+}
+
+/// The file systems in memory under this folder, by the kernel's table.
+fn in_memory(under: &Path) -> usize {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let under = format!(" {}/", under.display());
+    let ours = |line: &&str| line.contains(&under) && line.contains(" - tmpfs plexbeam-cache ");
+    table.lines().filter(ours).count()
+}
+
+/// Needs root. What is held in memory is found by the next start and by none that puts the cache
+/// on disk; what nobody needs any more is freed at the end.
+#[test]
+fn a_cache_in_memory_outlives_its_process_and_not_its_use() {
+    if !can_mount() {
+        return;
+    }
+    let worker = FakeWorker::start("worker-1");
+    let mut life = Life::start(&worker, &["--cache-in-memory"]);
+    let cache = life.dir.path().join("cache");
+    assert_eq!(in_memory(&cache), 1);
+    let held = life.hold(&worker, "film", 0..=2);
+    held.check();
+    life.end(Signal::TERM);
+    assert_eq!(in_memory(&cache), 1, "{}", life.log());
+    assert!(life.log().contains("stays in memory"));
+
+    // By another size of the cache, too: the file system has no bound of its own.
+    let flags = ["--cache-in-memory", "--cache-size", "64MiB"];
+    let mut life = Life::start_in(life.dir.clone(), &worker, &flags);
+    assert_eq!(in_memory(&cache), 1);
+    held.check();
+    let asked = worker.lock().asked.clone();
+    assert!(asked.values().all(|times| *times == 1), "{asked:?}");
+    fs::remove_dir_all(&held.dir).unwrap();
+    life.end(Signal::TERM);
+    assert_eq!(in_memory(&cache), 0, "{}", life.log());
+
+    // A supervisor that is killed leaves it, and its process goes on.
+    let mut life = Life::start_in(life.dir.clone(), &worker, &["--cache-in-memory"]);
+    let instance = life.status().unwrap().process;
+    life.end(Signal::KILL);
+    signal(instance, Signal::KILL);
+    assert_eq!(in_memory(&cache), 1);
+    let life = Life::start_in(life.dir.clone(), &worker, &[]);
+    assert_eq!(in_memory(&cache), 0, "{}", life.log());
+    life.hold(&worker, "other", 0..=0).check();
 }

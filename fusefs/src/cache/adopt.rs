@@ -84,7 +84,7 @@ impl SegmentCache {
         let (tell, outcome) = watch::channel(None);
         let (progress, written) = watch::channel(None);
         let flight = Flight { outcome, written };
-        flights.insert(key.clone(), flight.clone());
+        flights.insert(key, flight.clone());
         let (cache, file) = (self.clone(), file.clone());
         tokio::spawn(async move {
             let outcome = cache.checked(left, &file, &progress).await;
@@ -146,7 +146,7 @@ impl SegmentCache {
                 .entries
                 .iter()
                 .filter(|(_, entry)| entry.owner.is_none() && entry.is_closed())
-                .map(|(key, _)| key.clone())
+                .map(|(key, _)| *key)
                 .collect();
             for key in keys {
                 dropped.extend(shelf.entries.pop(&key));

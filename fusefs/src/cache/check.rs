@@ -10,7 +10,12 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use plexbeam_api::Segment;
 use sha2::{Digest as _, Sha256};
-use std::{fs::File, future::Future, io::Write, sync::Arc};
+use std::{
+    fs::File,
+    future::Future,
+    io::{self, IoSlice, Write},
+    sync::Arc,
+};
 use tempfile::TempPath;
 use tokio::sync::watch;
 
@@ -124,8 +129,7 @@ impl Check {
             self.judge()?;
         }
         if let Ok((file, _)) = &self.sink {
-            let written = batch.iter().try_for_each(|b| (&**file).write_all(b));
-            match written {
+            match write_all(file, batch) {
                 Ok(()) => self.tell(|arriving| arriving.wrote(file, self.size)),
                 Err(error) => self.sink = Err(error.into()),
             }
@@ -160,6 +164,23 @@ impl Check {
             });
         }
     }
+}
+
+/// In as few calls as can be: a file system in memory takes pages as large as one call fills.
+fn write_all(mut file: &File, batch: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|bytes| IoSlice::new(bytes)).collect();
+    let mut left = &mut slices[..];
+    // Without a byte to write a call that takes none would look like a full disk.
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(taken) => IoSlice::advance_slices(&mut left, taken),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Begins at once, whether it is waited for or not.

@@ -62,7 +62,7 @@ impl SegmentCache {
                 owner: None,
                 order,
             };
-            shelf.entries.put(key.clone(), entry);
+            shelf.entries.put(key, entry);
         }
         flights.remove(&key);
     }

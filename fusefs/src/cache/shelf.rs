@@ -45,7 +45,7 @@ impl Shelf {
         let victim = oldest_first
             .find(|(_, entry)| free(entry) && !entry.origin.is_gone())
             .or_else(|| self.entries.iter().rev().find(|(_, entry)| free(entry)));
-        victim.map(|(key, _)| key.clone())
+        victim.map(|(key, _)| *key)
     }
 
     /// Newest unread file of the binding that is furthest beyond its share, when the asking one
@@ -74,7 +74,7 @@ impl Shelf {
                     && !entry.origin.is_gone()
             })
             .max_by_key(|(_, entry)| entry.order)
-            .map(|(key, _)| key.clone())
+            .map(|(key, _)| *key)
     }
 }
 

@@ -5,16 +5,17 @@ use super::{BeamFs, Entry, SESSIONS, kind};
 use crate::{
     binding::{BoundDir, Claim},
     error::{Error, Result},
-    handle::{DirHandle, Handle, ListEntry},
+    handle::{DirHandle, Handle, ListEntry, ListName},
     inode::{Inode, Key, Node, ROOT},
     overlay::{Owner, UpperNode},
+    remote::RemoteFile,
 };
 use fuser::FileType;
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags, RenameFlags};
 use std::{
     collections::HashSet,
-    ffi::{CString, OsStr},
+    ffi::{CString, OsStr, OsString},
     path::Path,
     sync::Arc,
 };
@@ -236,69 +237,53 @@ impl BeamFs {
     }
 
     fn list(&self, inode: &Inode) -> Result<Vec<ListEntry>> {
-        let entry = |key: Option<Key>, kind: FileType, name: &OsStr| ListEntry {
-            number: key
-                .and_then(|key| self.inodes.number(&key))
-                .unwrap_or(UNKNOWN_NUMBER),
+        let own = |number: Option<u64>, kind: FileType, name: OsString| ListEntry {
+            number: number.unwrap_or(UNKNOWN_NUMBER),
             kind,
-            name: name.to_owned(),
+            name: ListName::Own(name),
         };
-        let mut names = Vec::new();
-        for dots in [".", ".."] {
-            let number = if dots == "." {
-                inode.number
-            } else {
-                UNKNOWN_NUMBER
-            };
-            names.push(ListEntry {
-                number,
-                kind: FileType::Directory,
-                name: dots.into(),
-            });
-        }
+        let of = |key: Key, file: &Arc<RemoteFile>| ListEntry {
+            number: self.inodes.number(&key).unwrap_or(UNKNOWN_NUMBER),
+            kind: FileType::RegularFile,
+            name: ListName::Of(file.clone()),
+        };
+        let mut names = vec![
+            own(Some(inode.number), FileType::Directory, ".".into()),
+            own(None, FileType::Directory, "..".into()),
+        ];
         match &inode.node {
             Node::Upper(dir) => {
                 let held = self
                     .bound(dir)
                     .map(|bound| bound.list())
                     .unwrap_or_default();
-                let own = dir.list()?;
-                let may_hide = if own.is_empty() { &[][..] } else { &held };
+                let beside = dir.list()?;
+                let may_hide = if beside.is_empty() { &[][..] } else { &held };
                 let taken: HashSet<&OsStr> = may_hide
                     .iter()
                     .map(|held| OsStr::new(held.file.name.as_str()))
                     .collect();
                 let is_root = inode.number == ROOT;
-                for (name, child_kind, _) in own {
+                for (name, child_kind, _) in beside {
                     let hidden = taken.contains(name.as_os_str()) || is_root && name == SESSIONS;
                     if !hidden {
-                        names.push(entry(None, kind(child_kind), &name));
+                        names.push(own(None, kind(child_kind), name));
                     }
                 }
-                for held in &held {
-                    let name = held.file.name.as_str();
-                    let key = Key::held(held);
-                    names.push(entry(Some(key), FileType::RegularFile, name.as_ref()));
-                }
+                names.extend(held.iter().map(|held| of(Key::held(held), &held.file)));
                 if is_root {
-                    names.push(entry(
-                        Some(Key::Sessions),
-                        FileType::Directory,
-                        SESSIONS.as_ref(),
-                    ));
+                    let number = self.inodes.number(&Key::Sessions);
+                    names.push(own(number, FileType::Directory, SESSIONS.into()));
                 }
             }
             Node::Sessions => {
                 for id in self.parts.catalog.shown_names() {
-                    names.push(entry(None, FileType::Directory, id.as_str().as_ref()));
+                    names.push(own(None, FileType::Directory, id.as_str().into()));
                 }
             }
             Node::Session(session) if !session.is_gone() => {
-                for file in session.since(0) {
-                    let name = file.name.as_str();
-                    let key = Key::file(&file);
-                    names.push(entry(Some(key), FileType::RegularFile, name.as_ref()));
-                }
+                let files = session.since(0);
+                names.extend(files.iter().map(|file| of(Key::file(file), file)));
             }
             Node::Session(_) => {}
             Node::Held(_) | Node::File(_) => return Err(Error::NotDirectory),

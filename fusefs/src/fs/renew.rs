@@ -33,7 +33,7 @@ impl Renewal {
     /// errors are the worker's answer to the question what it has.
     pub(super) async fn of(&self, remote: &RemoteHandle) -> Result<Error, FetchError> {
         let new = renew(&*self.source, &self.catalog, &remote.file).await?;
-        if new.making == remote.file.making {
+        if new.uid == remote.file.uid {
             // Made once more meanwhile, with the first bytes.
             return Err(FetchError::Busy);
         }

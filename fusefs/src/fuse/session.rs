@@ -8,7 +8,7 @@
 //! that is not allowed `fusermount3` through fuser.
 
 use super::Adapter;
-use crate::error::SetupError;
+use crate::{error::SetupError, mounts};
 use fuser::{BackgroundSession, Config, MountOption, Notifier, Session, SessionACL};
 use rustix::{
     fd::OwnedFd,
@@ -19,14 +19,14 @@ use rustix::{
 use std::{
     ffi::CString,
     io,
-    os::{fd::AsRawFd, unix::ffi::OsStrExt},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::mpsc,
     time::{Duration, Instant},
 };
 
 /// File system type in the mount table.
-const FS_TYPE: &str = "fuse.plexbeam";
+pub(crate) const FS_TYPE: &str = "fuse.plexbeam";
 /// Name of the source in the mount table.
 const SOURCE: &str = "plexbeam";
 /// How long an existing mount may take to say that it lives.
@@ -72,43 +72,9 @@ pub fn clear_stale(mountpoint: &Path) -> Result<(), SetupError> {
     Err(SetupError::Hung(mountpoint.to_path_buf()))
 }
 
-/// Device numbers of our mounts at this path, the lowest first; no file system is asked. The minor
-/// one names the connection under `/sys/fs/fuse/connections`.
-pub fn ours_at(mountpoint: &Path) -> Vec<(u32, u32)> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let wanted = mountpoint.as_os_str().as_bytes();
-    let device = |line: &str| {
-        let mut fields = line.split(' ');
-        let (major, minor) = fields.nth(2)?.split_once(':')?;
-        let here = unescape(fields.nth(1)?) == wanted;
-        let ours = fields.skip_while(|field| *field != "-").nth(1) == Some(FS_TYPE);
-        (here && ours).then_some((major.parse().ok()?, minor.parse().ok()?))
-    };
-    table.lines().filter_map(device).collect()
-}
-
-/// True when other mount tables, such as those of containers, learn of our mount at this path:
-/// one made in a shared mount is shared itself (`mount_namespaces(7)`).
-pub fn is_shared(mountpoint: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let wanted = mountpoint.as_os_str().as_bytes();
-    let shared = |line: &str| {
-        let (mount, system) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ').skip(4);
-        let here = unescape(fields.next()?) == wanted;
-        let ours = system.split(' ').next() == Some(FS_TYPE);
-        Some(here && ours && fields.skip(1).any(|tag| tag.starts_with("shared:")))
-    };
-    table.lines().any(|line| shared(line).unwrap_or(false))
-}
-
-fn carries_ours(mountpoint: &Path) -> bool {
-    !ours_at(mountpoint).is_empty()
-}
-
 /// Refuses a mountpoint that carries a live mount of ours.
 pub fn refuse_mounted(mountpoint: &Path) -> Result<(), SetupError> {
-    if carries_ours(mountpoint) {
+    if mounts::has_ours(mountpoint) {
         Err(SetupError::AlreadyMounted(mountpoint.to_path_buf()))
     } else {
         Ok(())
@@ -131,30 +97,6 @@ pub fn request_bound() -> Option<Duration> {
         setting("max_request_timeout"),
     ];
     bounds.into_iter().flatten().min().map(Duration::from_secs)
-}
-
-/// A field of the mount table: blanks and backslashes are octal there.
-fn unescape(field: &str) -> Vec<u8> {
-    let bytes = field.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let octal = bytes[at..]
-            .get(1..4)
-            .filter(|_| bytes[at] == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match octal {
-            Some(byte) => {
-                plain.push(byte);
-                at += 4;
-            }
-            None => {
-                plain.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    plain
 }
 
 /// Whether the path is a directory; `None` when nothing answers. A hung daemon blocks the thread
@@ -206,7 +148,7 @@ fn attach(mount: &OwnedFd, mountpoint: &Path, over: bool) -> Result<(), Errno> {
         let flags = flags | MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(mount, "", rustix::fs::CWD, mountpoint, flags)
     };
-    if !over || !carries_ours(mountpoint) {
+    if !over || !mounts::has_ours(mountpoint) {
         return place(MoveMountFlags::empty());
     }
     match place(BENEATH) {
@@ -305,7 +247,7 @@ impl Served {
                 (session.map_err(failed(hint))?, Some(mount), false)
             }
             Err(Errno::NOSYS) => {
-                if over && carries_ours(mountpoint) {
+                if over && mounts::has_ours(mountpoint) {
                     detach(mountpoint).map_err(failed(hint))?;
                 }
                 let device = mount_direct(mountpoint, allow_other);
@@ -315,7 +257,7 @@ impl Served {
                 (session.map_err(failed(hint))?, None, false)
             }
             Err(Errno::PERM | Errno::ACCESS) => {
-                if over && carries_ours(mountpoint) {
+                if over && mounts::has_ours(mountpoint) {
                     detach(mountpoint).map_err(failed(hint))?;
                 }
                 let session = Session::new(adapter, mountpoint, &config);
@@ -341,7 +283,7 @@ impl Served {
             by_helper,
         };
         served.id = mount_id(mountpoint);
-        served.device = ours_at(mountpoint).pop();
+        served.device = mounts::ours_at(mountpoint).pop();
         Ok(served)
     }
 
@@ -359,7 +301,7 @@ impl Served {
 
     /// The path still leads here, whether or not the kernel has ended the connection.
     pub fn is_attached(&self) -> bool {
-        let at = ours_at(&self.path);
+        let at = mounts::ours_at(&self.path);
         self.device.is_some_and(|device| at.contains(&device))
     }
 
@@ -391,16 +333,5 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         self.unmount();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::unescape;
-
-    #[test]
-    fn mount_table_fields_are_read_as_they_were() {
-        assert_eq!(unescape(r"/a\040b\134c"), b"/a b\\c");
-        assert_eq!(unescape(r"/plain\"), b"/plain\\");
     }
 }

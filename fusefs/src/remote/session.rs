@@ -50,14 +50,14 @@ impl Origin {
 /// file under the same name.
 #[derive(Debug)]
 pub struct RemoteFile {
+    /// Never reused within this process: another making has another one.
+    pub uid: u64,
     /// Whose file.
     pub origin: Arc<Origin>,
     /// Its name there.
     pub name: FileName,
     /// When this mount learned of it.
     pub seen: SystemTime,
-    /// Which making of this name it is, counted from 0 as this mount learned of them.
-    pub making: u32,
     /// There is a later making; this one cannot be fetched any more.
     replaced: AtomicBool,
     segment: RwLock<Arc<Segment>>,
@@ -66,11 +66,12 @@ pub struct RemoteFile {
 impl RemoteFile {
     /// A file as a worker announced it.
     pub fn new(origin: Arc<Origin>, segment: Segment) -> Self {
+        static UIDS: AtomicU64 = AtomicU64::new(1);
         RemoteFile {
+            uid: UIDS.fetch_add(1, Ordering::Relaxed),
             origin,
             name: segment.name.clone(),
             seen: SystemTime::now(),
-            making: 0,
             replaced: AtomicBool::new(false),
             segment: RwLock::new(Arc::new(segment)),
         }
@@ -99,12 +100,8 @@ impl RemoteFile {
 
 /// Puts another making of the same name in a file's place.
 fn supersede(file: &mut Arc<RemoteFile>, segment: Segment) {
-    let next = RemoteFile {
-        making: file.making + 1,
-        ..RemoteFile::new(file.origin.clone(), segment)
-    };
     file.replaced.store(true, Ordering::Release);
-    *file = Arc::new(next);
+    *file = Arc::new(RemoteFile::new(file.origin.clone(), segment));
 }
 
 #[derive(Debug, Default)]
@@ -205,7 +202,7 @@ impl Session {
     pub fn other_than(&self, file: &RemoteFile) -> Option<Arc<RemoteFile>> {
         let files = self.files.lock();
         let present = &files.in_order[*files.by_name.get(&file.name)?];
-        (present.making != file.making).then(|| present.clone())
+        (present.uid != file.uid).then(|| present.clone())
     }
 
     /// Puts the making of this size and digest in this file's place, unless another took it before.
@@ -221,7 +218,7 @@ impl Session {
         };
         let known = &mut files.in_order[at];
         let segment = known.segment();
-        if known.making == file.making && (segment.size, &segment.digest) != (size, &digest) {
+        if known.uid == file.uid && (segment.size, &segment.digest) != (size, &digest) {
             let segment = Segment {
                 size,
                 digest,

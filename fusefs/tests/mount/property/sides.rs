@@ -361,7 +361,7 @@ impl Kernelless {
         let listing = listing?;
         let names = listing
             .iter()
-            .map(|entry| entry.name.to_str().unwrap().to_owned())
+            .map(|entry| entry.name.as_ref().to_str().unwrap().to_owned())
             .filter(|name| ![".", "..", "sessions"].contains(&name.as_str()));
         let mut names: Vec<String> = names.collect();
         names.sort();

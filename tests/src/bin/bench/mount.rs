@@ -71,6 +71,7 @@ impl Ours {
                 &origin.url,
                 "--cache-size",
                 "4GiB",
+                "--cache-in-memory",
                 // Its figures are those of the process that serves.
                 "--no-supervise",
                 "--foreground",
