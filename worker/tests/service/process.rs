@@ -100,11 +100,15 @@ impl Worker {
     }
 
     fn submit(&self, id: &str, input: &Path) -> (u16, Value) {
+        self.submit_at(id, input, "ultrafast")
+    }
+
+    fn submit_at(&self, id: &str, input: &Path, preset: &str) -> (u16, Value) {
         let job = json!({
             "job_id": id,
             "input": { "type": "file", "path": input },
             "output": { "type": "hls", "segment_duration": 2 },
-            "arguments": { "preset": "ultrafast", "resolution": "320x180" }
+            "arguments": { "preset": preset, "resolution": "320x180" }
         });
         let (status, body) = self.call("POST", "/transcode", &job.to_string());
         (status, serde_json::from_str(&body).unwrap())
@@ -113,6 +117,16 @@ impl Worker {
     fn status(&self, id: &str) -> Value {
         let (_, body) = self.call("GET", &format!("/status/{id}"), "");
         serde_json::from_str(&body).unwrap()
+    }
+
+    /// Waits for the job's good end.
+    fn until_completed(&self, id: &str) {
+        let last = until("the end", || {
+            let status = self.status(id);
+            let state = status["state"].as_str().unwrap().to_owned();
+            matches!(state.as_str(), "completed" | "failed").then_some(status)
+        });
+        assert_eq!(last["state"], "completed", "{last}");
     }
 
     fn log(&self) -> String {
@@ -249,12 +263,7 @@ fn a_real_title_becomes_a_playlist_that_ffprobe_plays() {
     );
     let (status, accepted) = worker.submit("film", &input);
     assert_eq!(status, 202, "{accepted}");
-    let last = until("the end", || {
-        let status = worker.status("film");
-        let state = status["state"].as_str().unwrap().to_owned();
-        matches!(state.as_str(), "completed" | "failed").then_some(status)
-    });
-    assert_eq!(last["state"], "completed", "{last}");
+    worker.until_completed("film");
     let playlist = format!("http://{}/sessions/film/files/index.m3u8", worker.addr);
     let reference = worker.dir.path().join("reference.ts");
     let source = ["-copyts", "-start_at_zero", "-i", input.to_str().unwrap()];
@@ -270,6 +279,36 @@ fn a_real_title_becomes_a_playlist_that_ffprobe_plays() {
     let scale = ["-vf", "scale=320:180"];
     ffmpeg(&[&source[..], &encode, &scale].concat(), &reference);
     assert_eq!(frames(&playlist), frames(reference.to_str().unwrap()));
+}
+
+/// Digest of a segment's video as the encoder made it.
+fn video_of(url: &str) -> String {
+    let digest = Command::new("ffmpeg")
+        .args(["-v", "error", "-i", url, "-map", "0:v", "-c", "copy"])
+        .args(["-f", "md5", "-"])
+        .output()
+        .unwrap();
+    assert!(digest.status.success(), "{url}");
+    String::from_utf8(digest.stdout).unwrap()
+}
+
+/// The flag reaches the job: its first segment has other bytes, all others are the same.
+#[test]
+fn a_fast_start_is_made_where_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = short_clip(dir.path());
+    let made = [&[][..], &["--fast-start"]].map(|args| {
+        let worker = Worker::start(args, None);
+        worker.until_ready();
+        let (status, accepted) = worker.submit_at("film", &input, "veryfast");
+        assert_eq!(status, 202, "{accepted}");
+        worker.until_completed("film");
+        let folder = format!("http://{}/sessions/film/files", worker.addr);
+        [0, 1, 2].map(|n| video_of(&format!("{folder}/media-0000{n}.ts")))
+    });
+    let [slow, fast] = made;
+    assert_ne!(slow[0], fast[0], "the start was not a fast one");
+    assert_eq!(slow[1..], fast[1..]);
 }
 
 #[test]
