@@ -308,6 +308,13 @@ struct Grid {
     silence: Frame,
 }
 
+fn too_far() -> Problem {
+    Problem::new(
+        plexbeam_api::Kind::BadInput,
+        format!("the sound's time jumps by more than {MAX_GAP_SECONDS} s"),
+    )
+}
+
 impl Grid {
     /// Puts a run of samples at its place. False when the job is over.
     fn place(&mut self, from: &Frame, outlet: &Outlet, shared: &Shared) -> Result<bool, Problem> {
@@ -318,10 +325,7 @@ impl Grid {
         let jump = from.pts() - (start + self.filled as i64);
         if jump > 0 && (first || jump as f64 > JUMP_SECONDS * rate) {
             if jump > MAX_GAP_SECONDS * i64::from(from.sample_rate()) {
-                return Err(Problem::new(
-                    plexbeam_api::Kind::BadInput,
-                    format!("the sound's time jumps by more than {MAX_GAP_SECONDS} s"),
-                ));
+                return Err(too_far());
             }
             if !self.fill(jump as usize, outlet, shared)? {
                 return Ok(false);
@@ -370,6 +374,9 @@ impl Grid {
             den: self.silence.sample_rate(),
         };
         let missing = rescale(time_us, MICROS, base) - self.start() - self.filled as i64;
+        if missing > MAX_GAP_SECONDS * i64::from(base.den) {
+            return Err(too_far());
+        }
         let whole = missing.div_euclid(self.size as i64) * self.size as i64;
         self.fill(whole.max(0) as usize, outlet, shared)
     }

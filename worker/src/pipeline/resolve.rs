@@ -789,7 +789,7 @@ impl StreamPlan {
         };
         match &self.work {
             Work::Copy { before_start } => {
-                let lane = super::demux::CopyLane::new(outlet, ready(params), *before_start);
+                let lane = super::copy::CopyLane::new(outlet, ready(params), *before_start);
                 Ok(Target::Copy(Box::new(lane)))
             }
             Work::Attachment => Ok(Target::Attachment {

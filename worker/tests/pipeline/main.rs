@@ -2,6 +2,7 @@
 
 mod again;
 mod burn;
+mod damage;
 mod first;
 mod inputs;
 mod kit;

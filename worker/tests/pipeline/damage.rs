@@ -1,0 +1,70 @@
+//! Films with flipped bits, of which more can be made than an error.
+
+use crate::kit::{clip, close, dash, decodes, job, packets, run, segments, times};
+use plexbeam_api::job::{CodecSpec, Container, Source, StreamSelector};
+
+/// Where the tags of this type lie in an FLV file (Adobe Flash Video File Format 10.1, E.4): 8 is
+/// sound, 9 video.
+fn tags(film: &[u8], wanted: u8) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut at = 9 + 4;
+    while let Some(head) = film.get(at..at + 11) {
+        let size = u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
+        if head[0] == wanted {
+            found.push(at);
+        }
+        at += 11 + size + 4;
+    }
+    found
+}
+
+/// One picture and a moment of sound twelve days ahead: both are played where they belong, whether
+/// they are encoded or copied.
+#[test]
+fn a_time_that_is_far_ahead_is_put_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = clip(dir.path(), "whole.flv", 12, &["-c:a", "aac", "-ac", "2"]);
+    let mut film = std::fs::read(&whole).unwrap();
+    for (kind, number) in [(8, 200), (9, 100)] {
+        let tag = tags(&film, kind)[number];
+        // The highest byte of the milliseconds comes last.
+        film[tag + 7] ^= 0x40;
+    }
+    let damaged = dir.path().join("damaged.flv");
+    std::fs::write(&damaged, film).unwrap();
+    let damaged = damaged.to_str().unwrap();
+
+    let [right, made] = [&whole, damaged].map(|path| run(&job(path, None, dash(1), 3.0)));
+    for rendition in [Some(0), Some(1)] {
+        let mut parts = vec![made.head(rendition)];
+        parts.extend(made.media(rendition).iter().map(|p| p.1.as_slice()));
+        decodes(dir.path(), &parts);
+        assert!(made.media(rendition).len() >= 4);
+        // Not shown where they differ: they are whole segments.
+        assert!(made.media(rendition) == right.media(rendition));
+    }
+
+    let [right, made] = [&whole, damaged].map(|path| {
+        let mut spec = job(path, None, segments(Container::MpegTs, 0, None), 3.0);
+        spec.graphs.clear();
+        for (stream, index) in spec.outputs[0].streams.iter_mut().zip(0..) {
+            stream.codec = CodecSpec::Copy { before_start: true };
+            stream.forced_keys = None;
+            stream.source = Source::Stream {
+                input: 0,
+                select: StreamSelector::Index { index },
+                optional: false,
+            };
+        }
+        run(&spec)
+    });
+    // The container rounds to milliseconds.
+    for kind in ["v", "a"] {
+        let [right, made] = [&right, &made].map(|job| {
+            let parts: Vec<&[u8]> = job.media(None).iter().map(|p| p.1.as_slice()).collect();
+            decodes(dir.path(), &parts);
+            times(&packets(dir.path(), kind, &parts))
+        });
+        close(&made, &right, 0.0015);
+    }
+}
