@@ -21,20 +21,20 @@ mod check;
 mod fetch;
 mod file;
 mod flight;
-mod memory;
+mod folder;
 mod shelf;
 #[cfg(test)]
 mod tests;
 
 pub use arriving::Doubt;
 pub use file::CacheFile;
-pub use memory::MemoryFolder;
+pub use folder::MemoryFolder;
+pub(crate) use folder::folder_for;
 pub use shelf::Rank;
 
 use self::{flight::Flight, shelf::Shelf};
 use crate::{
     config::CacheConfig,
-    error::SetupError,
     remote::{FetchError, RemoteFile, SegmentSource},
 };
 use bytes::Bytes;
@@ -42,7 +42,6 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
-    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -163,7 +162,7 @@ impl SegmentCache {
     pub fn new(config: &CacheConfig, source: Arc<dyn SegmentSource>) -> std::io::Result<Arc<Self>> {
         let (dir, private) = match &config.dir {
             Some(dir) => {
-                make_private(dir)?;
+                folder::make_private(dir)?;
                 (dir.clone(), None)
             }
             None => {
@@ -445,43 +444,6 @@ impl SegmentCache {
             Boarded::Coming(flight) => flight.land().await,
         }
     }
-}
-
-/// Makes a folder for this user alone, and those above it.
-fn make_private(dir: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-}
-
-/// A mountpoint's own folder in the cache folder `dir`, which must not lie inside it.
-pub(crate) fn folder_for(dir: &Path, mountpoint: &Path) -> Result<PathBuf, SetupError> {
-    // What does not exist yet cannot be resolved; its nearest parent can.
-    let resolved = dir
-        .ancestors()
-        .find_map(|parent| std::fs::canonicalize(parent).ok());
-    if resolved.is_some_and(|resolved| resolved.starts_with(mountpoint)) {
-        return Err(SetupError::CacheInside(dir.to_path_buf()));
-    }
-    Ok(dir.join(name_of(mountpoint)))
-}
-
-fn name_of(mountpoint: &Path) -> String {
-    let mut name = String::new();
-    for byte in mountpoint.as_os_str().as_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(*byte)),
-            b'/' => name.push('+'),
-            other => name.push_str(&format!("%{other:02x}")),
-        }
-    }
-    if name.len() > 200 {
-        use sha2::Digest as _;
-        let digest = sha2::Sha256::digest(name.as_bytes());
-        name = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    }
-    name
 }
 
 fn on_disk(size: u64) -> u64 {

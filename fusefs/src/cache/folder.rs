@@ -1,16 +1,16 @@
-//! The cache's folder as a file system of its own in memory.
+//! A mountpoint's folder in the cache folder, and how it may be a file system of its own in memory.
 //!
 //! One that is mounted here may ask for large pages (`huge=within_size`, tmpfs(5)), which those that
 //! a host comes with seldom have; filling and reading a segment then costs a fraction. Like a folder
 //! on disk it outlives the process, so that a later start finds what was held; the end takes it away
 //! where nothing is left in it.
 
-use super::folder_for;
 use crate::{error::SetupError, mounts};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::{
     ffi::CStr,
     fs, io,
+    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 
@@ -26,6 +26,43 @@ const OPTIONS: [&CStr; 2] = [
     c"mode=0700,size=0,nr_inodes=0",
 ];
 
+/// Makes a folder for this user alone, and those above it.
+pub(super) fn make_private(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+}
+
+/// A mountpoint's own folder in the cache folder `dir`, which must not lie inside it.
+pub(crate) fn folder_for(dir: &Path, mountpoint: &Path) -> Result<PathBuf, SetupError> {
+    // What does not exist yet cannot be resolved; its nearest parent can.
+    let resolved = dir
+        .ancestors()
+        .find_map(|parent| fs::canonicalize(parent).ok());
+    if resolved.is_some_and(|resolved| resolved.starts_with(mountpoint)) {
+        return Err(SetupError::CacheInside(dir.to_path_buf()));
+    }
+    Ok(dir.join(name_of(mountpoint)))
+}
+
+fn name_of(mountpoint: &Path) -> String {
+    let mut name = String::new();
+    for byte in mountpoint.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(*byte)),
+            b'/' => name.push('+'),
+            other => name.push_str(&format!("%{other:02x}")),
+        }
+    }
+    if name.len() > 200 {
+        use sha2::Digest as _;
+        let digest = sha2::Sha256::digest(name.as_bytes());
+        name = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    }
+    name
+}
+
 /// A mountpoint's folder in the cache folder, in memory.
 #[derive(Debug)]
 pub struct MemoryFolder {
@@ -40,7 +77,7 @@ impl MemoryFolder {
             path: path.clone(),
             source,
         };
-        super::make_private(&path).map_err(failed)?;
+        make_private(&path).map_err(failed)?;
         // As the mount table has it.
         let path = fs::canonicalize(&path).map_err(failed)?;
         if !mounts::has(&path, FS_TYPE, SOURCE) {
