@@ -2,7 +2,7 @@
 
 use super::{
     Feed, Outlet, Ready, Shared, av, burn::SUBTITLE_LEAD_US, copy::CopyLane, end::Ends,
-    feed::Inlet, jump::Jumps, resolve::OpenInput, subtitle::SubtitleLane,
+    feed::Inlet, jump::Jumps, open::OpenInput, subtitle::SubtitleLane,
 };
 use crate::libav::{MICROS, MediaType, NOPTS, Packet, rescale};
 use plexbeam_api::{Kind, Problem, segment::MediaKind};

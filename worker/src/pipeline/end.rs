@@ -2,7 +2,7 @@
 
 use super::{
     demux::{Route, Target},
-    resolve::OpenInput,
+    open::OpenInput,
 };
 use crate::libav::MediaType;
 use plexbeam_api::{Kind, Problem};
