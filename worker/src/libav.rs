@@ -18,18 +18,22 @@ pub mod bsf;
 pub mod codec;
 pub mod filter;
 pub mod format;
+pub mod frame;
 pub mod hw;
 pub mod log;
 pub mod mux;
 pub mod packet;
+pub mod params;
 pub mod subtitle;
 
 pub use bsf::BitstreamFilter;
 pub use codec::{AudioSettings, Decoder, Encoder, Received, VideoSettings};
 pub use filter::Graph;
 pub use format::{ByteSource, Input, OpenOptions, StreamInfo};
+pub use frame::{Frame, Layout420, Matrix, Transfer};
 pub use mux::Muxer;
-pub use packet::{Frame, Layout420, Matrix, Packet, Params, Transfer};
+pub use packet::Packet;
+pub use params::Params;
 
 use ffmpeg_next::ffi;
 use std::ffi::{CStr, CString, c_char, c_int};
