@@ -372,7 +372,13 @@ fn read_all(
             video_from = None;
         }
         let shift = rescale(open.shift_us, MICROS, base);
-        let moved = |time: i64| if time == NOPTS { NOPTS } else { time - shift };
+        let moved = |time: i64| {
+            if time == NOPTS {
+                NOPTS
+            } else {
+                time.saturating_sub(shift)
+            }
+        };
         packet.set_times(moved(packet.pts()), moved(packet.dts()));
         let time = packet.time();
         if time != NOPTS {

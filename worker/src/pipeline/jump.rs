@@ -49,12 +49,16 @@ impl Jumps {
         if at == NOPTS {
             return (pts, dts);
         }
-        // Of both times: either may be the damaged one.
+        // Of both times: either may be the damaged one. None at all is beyond what can be counted.
         let here = rescale(at.max(pts), base, MICROS);
-        if here <= self.latest_us.saturating_add(JUMP_US) || self.doubted == MOST_DOUBTED {
+        let likely = here != NOPTS && here <= self.latest_us.saturating_add(JUMP_US);
+        if likely || self.doubted == MOST_DOUBTED {
             self.doubted = 0;
             self.latest_us = self.latest_us.max(here);
-            let before = self.streams.get(&stream).map(|last| at - last.at);
+            let before = self
+                .streams
+                .get(&stream)
+                .map(|last| at.saturating_sub(last.at));
             let step = match before {
                 _ if duration > 0 => duration,
                 Some(step) if step > 0 => step,
@@ -67,7 +71,7 @@ impl Jumps {
         let Some(last) = self.streams.get_mut(&stream) else {
             return (NOPTS, NOPTS);
         };
-        last.at += last.step;
+        last.at = last.at.saturating_add(last.step);
         if dts == NOPTS || pts == NOPTS {
             let put = |time| if time == NOPTS { NOPTS } else { last.at };
             return (put(pts), put(dts));
@@ -77,7 +81,7 @@ impl Jumps {
         let reorder = pts.saturating_sub(dts);
         let second = rescale(1_000_000, MICROS, base).max(1);
         if (0..=second).contains(&reorder) {
-            (last.at + reorder, last.at)
+            (last.at.saturating_add(reorder), last.at)
         } else {
             (NOPTS, last.at)
         }
@@ -106,6 +110,8 @@ mod tests {
         // Where only one of the two is wild nobody knows when the picture is to be shown.
         let wild = jumps.mend(0, (1 << 30, 8000), 40, MILLIS);
         assert_eq!(wild, (NOPTS, 8000));
+        let most = jumps.mend(0, (i64::MAX, i64::MAX), 40, Rational { num: 1, den: 1 });
+        assert_eq!(most, (8040, 8040));
     }
 
     #[test]
