@@ -5,20 +5,24 @@
 //! bytes lie, and when they read the same versions of their inputs
 //! ([`crate::pipeline::Sink::opened`]), on the processor. The second job's child opens its inputs as
 //! ever, so nobody gets what he may not read; it also makes all files itself, and what was given out
-//! already is compared with them. Kept files lie in the spool, count towards its ceiling and are the
+//! already is compared with them: an init segment must be the same, a media segment has the same frames
+//! and times and may have other bytes where an encoder keeps to a rate. Kept files lie in the spool, count towards its ceiling and are the
 //! first to go.
 //!
 //! Lock order: [`Beginnings`] before the store; neither is held over an await.
 
 use super::Session;
-use crate::store::{Reservation, ShelfId, Store, random_id};
+use crate::{
+    plan,
+    store::{Reservation, ShelfId, Store, random_id},
+};
 use lru::LruCache;
 use parking_lot::Mutex;
 use plexbeam_api::{
     Event, FileName, JobSpec, Kind, Problem, Segment,
     event::{LogLevel, LogLine, Probed},
-    job::{Container, LeasePolicy, Location, OutputSpec, Packaging},
-    segment::{Digest, SegmentKind},
+    job::{CodecSpec, Container, LeasePolicy, Location, OutputSpec, Packaging},
+    segment::{Digest, MediaKind, SegmentKind},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -101,18 +105,9 @@ impl Beginnings {
 }
 
 /// What two jobs that make the same files have in common; `None` for a job that goes on with another's
-/// work, and for Matroska, whose headers hold random ids: no two makings go together.
+/// work, and where the files of one making do not go with those of another.
 fn key(spec: &JobSpec, inputs: &Digest) -> Option<Digest> {
-    let is_matroska = |output: &OutputSpec| {
-        matches!(
-            &output.packaging,
-            Packaging::Segment {
-                container: Container::Matroska,
-                ..
-            }
-        )
-    };
-    if spec.resume.is_some() || spec.outputs.iter().any(is_matroska) {
+    if spec.resume.is_some() || !spec.outputs.iter().all(goes_together) {
         return None;
     }
     let mut words = spec.clone();
@@ -127,6 +122,36 @@ fn key(spec: &JobSpec, inputs: &Digest) -> Option<Digest> {
     Some(Digest::of(&text))
 }
 
+/// True where a player may go from the files of one making on to those of another. Matroska's headers
+/// hold random ids. A transport stream counts its packets from segment to segment
+/// (`continuity_counter`, ISO/IEC 13818-1), so there both makings must have the same bytes.
+fn goes_together(output: &OutputSpec) -> bool {
+    let is_repeatable = || !output.streams.iter().any(|s| keeps_to_rate(&s.codec));
+    match &output.packaging {
+        Packaging::Dash { .. } => true,
+        Packaging::Hls { .. } => is_repeatable(),
+        Packaging::Segment { container, .. } => match container {
+            Container::Matroska => false,
+            Container::MpegTs => is_repeatable(),
+            Container::Ass | Container::Srt | Container::WebVtt => true,
+        },
+    }
+}
+
+/// True for video whose encoder looks at what its threads have spent so far: with several of them x264
+/// makes other bytes each time.
+fn keeps_to_rate(codec: &CodecSpec) -> bool {
+    let CodecSpec::Encode { encoder, options } = codec else {
+        return false;
+    };
+    let is_video = plan::encoder(encoder).is_some_and(|e| e.media == MediaKind::Video);
+    let bounds = |(key, value): &(String, String)| {
+        matches!(key.as_str(), "b" | "maxrate" | "bufsize")
+            || ["vbv", "bitrate"].iter().any(|word| value.contains(word))
+    };
+    is_video && options.iter().any(bounds)
+}
+
 /// Takes what a job's child tells and makes, and puts it into the session.
 pub(super) struct Publisher<'a> {
     session: &'a Session,
@@ -134,8 +159,8 @@ pub(super) struct Publisher<'a> {
     beginnings: &'a Beginnings,
     key: Option<Digest>,
     probed: Option<Probed>,
-    /// Digests of the files that came from an earlier job and are still to be made by this one.
-    given: HashMap<FileName, Digest>,
+    /// The files that came from an earlier job and are still to be made by this one.
+    given: HashMap<FileName, Segment>,
     /// Outputs and renditions that have a media segment.
     begun: HashSet<(u32, Option<u32>)>,
 }
@@ -183,7 +208,7 @@ impl<'a> Publisher<'a> {
         self.session.probed(probed.clone());
         self.probed = Some(probed);
         for file in files {
-            self.given.insert(file.name.clone(), file.digest.clone());
+            self.given.insert(file.name.clone(), file.clone());
             self.session.record(Event::Segment(file));
         }
     }
@@ -204,8 +229,8 @@ impl<'a> Publisher<'a> {
     ) -> Result<(), Problem> {
         let is_first = segment.kind != SegmentKind::Media
             || self.begun.insert((segment.output, segment.rendition));
-        if let Some(digest) = self.given.remove(&segment.name) {
-            return self.compare(&digest, segment);
+        if let Some(given) = self.given.remove(&segment.name) {
+            return self.compare(&given, segment);
         }
         self.store.commit(reservation, segment)?;
         let keep = is_first && segment.kind != SegmentKind::Playlist;
@@ -219,8 +244,18 @@ impl<'a> Publisher<'a> {
 
     /// A file that is out already was made now, too, and is not needed; but all that follows must go
     /// with what is out.
-    fn compare(&mut self, given: &Digest, made: &Segment) -> Result<(), Problem> {
-        if *given == made.digest {
+    fn compare(&mut self, given: &Segment, made: &Segment) -> Result<(), Problem> {
+        if given.digest == made.digest {
+            return Ok(());
+        }
+        let as_given = Segment {
+            size: given.size,
+            digest: given.digest.clone(),
+            ..made.clone()
+        };
+        // Renditions are DASH's: each segment of theirs is decoded by itself.
+        if made.kind == SegmentKind::Media && made.rendition.is_some() && as_given == *given {
+            tracing::debug!(session = %self.session.id, name = %made.name, "other bytes than before");
             return Ok(());
         }
         if let Some(key) = self.key.take() {

@@ -3,7 +3,7 @@
 use super::{bench::*, fake};
 use axum::http::StatusCode;
 use plexbeam_api::{Event, Kind, SessionState};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn path(id: &str, name: &str) -> String {
     format!("/sessions/{id}/files/{name}")
@@ -158,6 +158,60 @@ async fn another_making_of_a_segment_changes_nothing_that_is_out() {
     assert_eq!(first.body, fake::bytes(0, 1000));
     bench.start("next", &LOOKS).await;
     has_nothing(&bench, "next").await;
+}
+
+/// Where an encoder keeps to a rate it makes other bytes each time: those that are out are as good.
+#[tokio::test]
+async fn another_making_of_a_dash_segment_is_as_good() {
+    let bench = Bench::new();
+    let dash = |id: &str, size_and_variant: &str| {
+        let part = format!("part:0:{size_and_variant}");
+        let mut job = job(
+            id,
+            &["opened:v1", "probed", "init:0", &part, "part:1:900:0"],
+        );
+        job["outputs"][0]["packaging"] = json!({
+            "type": "dash",
+            "segment_seconds": 4.0,
+            "first_number": 0,
+            "tolerance_seconds": 0.0625,
+            "init_name": "init.mp4",
+            "media_name": "chunk-%05d.m4s"
+        });
+        job["outputs"][0]["streams"][0]["codec"]["options"] = json!([["maxrate", "2000k"]]);
+        job
+    };
+    for (id, made) in [("a", "1000:0"), ("b", "900:7"), ("c", "800:8")] {
+        bench.start_job(&dash(id, made)).await;
+        bench.until_state(id, SessionState::Completed).await;
+        assert_eq!(published(&bench, id).await.len(), 3);
+        let first = bench.get(&path(id, "chunk-00000.m4s")).await;
+        assert_eq!(first.body, fake::bytes(0, 1000));
+    }
+}
+
+/// A transport stream counts its packets from segment to segment.
+#[tokio::test]
+async fn no_transport_stream_is_kept_that_has_other_bytes_each_time() {
+    let bench = Bench::new();
+    for (at, option) in [
+        ("one", json!(["maxrate", "2000k"])),
+        (
+            "two",
+            json!(["x264opts", "subme=0:vbv-maxrate=2000:vbv-bufsize=4000"]),
+        ),
+    ] {
+        let bound = |id: &str, script: &[&str]| {
+            let mut job = job(id, script);
+            job["outputs"][0]["streams"][0]["codec"]["options"] = json!([option]);
+            job
+        };
+        bench.start_job(&bound(at, &FILM)).await;
+        bench.until_state(at, SessionState::Completed).await;
+        let id = format!("{at}-again");
+        bench.start_job(&bound(&id, &LOOKS)).await;
+        has_nothing(&bench, &id).await;
+    }
 }
 
 #[tokio::test]

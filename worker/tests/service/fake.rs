@@ -150,6 +150,15 @@ fn run(order: &JobOrder, sink: &mut dyn Sink, control: &Arc<Control>) -> Result<
                 let entry = segment(SegmentKind::Init, None, "init.mp4", &data);
                 sink.publish(entry, data)?;
             }
+            // A segment of a DASH rendition. part:NUMBER:SIZE:VARIANT
+            "part" => {
+                let (n, size, variant) = (number(), number(), number());
+                let data = bytes(n + variant, size as usize);
+                let name = format!("chunk-{n:05}.m4s");
+                let mut entry = segment(SegmentKind::Media, Some(n), &name, &data);
+                entry.rendition = Some(0);
+                sink.publish(entry, data)?;
+            }
             // A segment with other bytes than `seg` makes. other:NUMBER:SIZE
             "other" => {
                 let n = number();
