@@ -16,6 +16,8 @@ pub(super) struct CopyLane {
     /// Reordering delay in ticks.
     delay: i64,
     last_dts: i64,
+    /// The packet before said when its picture is shown.
+    told: bool,
     started: bool,
     pacer: Pacer,
 }
@@ -41,6 +43,7 @@ impl CopyLane {
             usual_duration,
             delay: i64::from(ready.params.video_delay()) * usual_duration,
             last_dts: NOPTS,
+            told: false,
             started: false,
             ready: Some(ready),
             pacer: Pacer::new(),
@@ -68,8 +71,10 @@ impl CopyLane {
         }
         self.started = true;
         let (mut pts, mut dts) = (packet.pts(), packet.dts());
-        if pts == NOPTS && self.media == MediaKind::Video && self.delay > 0 {
-            // AVI: which picture is shown when, only a decoder could tell.
+        let told = std::mem::replace(&mut self.told, pts != NOPTS);
+        if pts == NOPTS && !told && self.media == MediaKind::Video && self.delay > 0 {
+            // AVI: which picture is shown when, only a decoder could tell. One picture alone, of which
+            // the time was damaged, is shown when it is decoded.
             return Err(Problem::new(
                 Kind::Unsupported,
                 "the container does not say when pictures are shown, so that they cannot be copied",

@@ -5,9 +5,9 @@
 //! bytes lie, and when they read the same versions of their inputs
 //! ([`crate::pipeline::Sink::opened`]), on the processor. The second job's child opens its inputs as
 //! ever, so nobody gets what he may not read; it also makes all files itself, and what was given out
-//! already is compared with them: an init segment must be the same, a media segment has the same frames
-//! and times and may have other bytes where an encoder keeps to a rate. Kept files lie in the spool, count towards its ceiling and are the
-//! first to go.
+//! already is compared with them: an init segment must be the same, a media segment has the same
+//! frames and times and may have other bytes where an encoder keeps to a rate. Kept files lie in the
+//! spool, count towards its ceiling and are the first to go.
 //!
 //! Lock order: [`Beginnings`] before the store; neither is held over an await.
 

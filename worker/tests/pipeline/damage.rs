@@ -1,7 +1,7 @@
 //! Films with flipped bits, of which more can be made than an error.
 
 use crate::kit::{clip, close, dash, decodes, job, packets, run, segments, times};
-use plexbeam_api::job::{CodecSpec, Container, Source, StreamSelector};
+use plexbeam_api::job::{CodecSpec, Container, JobSpec, Source, StreamSelector};
 
 /// Where the tags of this type lie in an FLV file (Adobe Flash Video File Format 10.1, E.4): 8 is
 /// sound, 9 video.
@@ -16,6 +16,22 @@ fn tags(film: &[u8], wanted: u8) -> Vec<usize> {
         at += 11 + size + 4;
     }
     found
+}
+
+/// All streams as they are, from 3 s on.
+fn copied(film: &str) -> JobSpec {
+    let mut spec = job(film, None, segments(Container::MpegTs, 0, None), 3.0);
+    spec.graphs.clear();
+    for (stream, index) in spec.outputs[0].streams.iter_mut().zip(0..) {
+        stream.codec = CodecSpec::Copy { before_start: true };
+        stream.forced_keys = None;
+        stream.source = Source::Stream {
+            input: 0,
+            select: StreamSelector::Index { index },
+            optional: false,
+        };
+    }
+    spec
 }
 
 /// One picture and a moment of sound twelve days ahead: both are played where they belong, whether
@@ -44,20 +60,7 @@ fn a_time_that_is_far_ahead_is_put_right() {
         assert!(made.media(rendition) == right.media(rendition));
     }
 
-    let [right, made] = [&whole, damaged].map(|path| {
-        let mut spec = job(path, None, segments(Container::MpegTs, 0, None), 3.0);
-        spec.graphs.clear();
-        for (stream, index) in spec.outputs[0].streams.iter_mut().zip(0..) {
-            stream.codec = CodecSpec::Copy { before_start: true };
-            stream.forced_keys = None;
-            stream.source = Source::Stream {
-                input: 0,
-                select: StreamSelector::Index { index },
-                optional: false,
-            };
-        }
-        run(&spec)
-    });
+    let [right, made] = [&whole, damaged].map(|path| run(&copied(path)));
     // The container rounds to milliseconds.
     for kind in ["v", "a"] {
         let [right, made] = [&right, &made].map(|job| {
@@ -67,4 +70,33 @@ fn a_time_that_is_far_ahead_is_put_right() {
         });
         close(&made, &right, 0.0015);
     }
+}
+
+/// One picture of which only the time of showing lies an hour ahead: it is shown when it is decoded,
+/// and its neighbours when they were to be.
+#[test]
+fn a_copied_picture_that_would_be_shown_far_ahead_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = clip(dir.path(), "whole.flv", 12, &["-c:a", "aac", "-ac", "2"]);
+    let mut film = std::fs::read(&whole).unwrap();
+    // Behind the tag's header and two bytes of the codec's: how much later it is shown (E.4.3.2).
+    let tag = tags(&film, 9)[100];
+    film[tag + 11 + 2] ^= 0x40;
+    let damaged = dir.path().join("damaged.flv");
+    std::fs::write(&damaged, film).unwrap();
+
+    let [right, made] = [whole.as_str(), damaged.to_str().unwrap()].map(|path| {
+        let job = run(&copied(path));
+        let parts: Vec<&[u8]> = job.media(None).iter().map(|p| p.1.as_slice()).collect();
+        decodes(dir.path(), &parts);
+        times(&packets(dir.path(), "v", &parts))
+    });
+    let moved: Vec<f64> = made
+        .iter()
+        .copied()
+        .filter(|at| right.iter().all(|other| (at - other).abs() > 0.0015))
+        .collect();
+    assert!(moved.len() <= 1, "{moved:?}");
+    // In order of showing, those between its two places are one place off.
+    close(&made, &right, 0.045);
 }
