@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # Where Debian's packages have to be: a linker, libav for the worker, clang for bindgen, fuse3 for the
 # mount helper, the rest for the tests.
 PACKAGES := gcc binutils libc6-dev pkg-config clang libclang-dev libavcodec-dev libavformat-dev libavfilter-dev libavutil-dev \
-  libswscale-dev libswresample-dev libass-dev ffmpeg fuse3 attr curl procps mesa-vulkan-drivers
+  libswscale-dev libswresample-dev libass-dev ffmpeg fuse3 attr curl procps iproute2 mesa-vulkan-drivers
 # The browser test needs these; they are large, and only `make test` asks for them.
 BROWSER_PACKAGES := chromium nodejs
 

@@ -22,10 +22,20 @@ struct Process {
 }
 
 impl Process {
-    fn start(dir: &Path, role: &str, settings: &[(&str, String)]) -> (Self, String) {
+    fn start(
+        network: Option<&Network>,
+        dir: &Path,
+        role: &str,
+        settings: &[(&str, String)],
+    ) -> (Self, String) {
         let ready = dir.join(format!("{role}.ready"));
         let log = fs::File::create(dir.join(format!("{role}.log"))).unwrap();
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let program = std::env::current_exe().unwrap();
+        let mut command = match network {
+            Some(network) => network.command(program.to_str().unwrap()),
+            None => Command::new(program),
+        };
+        let mut child = command
             .args(["--exact", "apart::play_a_role", "--ignored", "--nocapture"])
             .env(ROLE, role)
             .env(ARENAS.0, ARENAS.1)
@@ -63,6 +73,61 @@ impl Drop for Process {
     }
 }
 
+/// A network of its own, of one loopback device, over which packets can be lost. Needs root.
+pub(crate) struct Network(Child);
+
+impl Network {
+    pub(crate) fn new() -> Self {
+        // Lives until its input ends.
+        let holder = Command::new("unshare")
+            .args(["--net", "cat"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let network = Network(holder);
+        let ours = fs::read_link("/proc/self/ns/net").unwrap();
+        eventually("it has a network", || {
+            fs::read_link(network.path()).unwrap() != ours
+        });
+        network.run("ip", &["link", "set", "lo", "up"]);
+        network
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.0.id()))
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.path().display()))
+            .arg(program);
+        command
+    }
+
+    fn run(&self, program: &str, args: &[&str]) {
+        let output = self.command(program).args(args).output().unwrap();
+        assert!(output.status.success(), "{program}: {output:?}");
+    }
+
+    /// From now on every packet is lost, and nobody is told.
+    pub(crate) fn lose_all(&self) {
+        let queue = ["root", "pfifo", "limit", "0"];
+        self.run("tc", &[&["qdisc", "add", "dev", "lo"], &queue[..]].concat());
+    }
+
+    pub(crate) fn heal(&self) {
+        self.run("tc", &["qdisc", "del", "dev", "lo", "root"]);
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A mount in its own process.
 pub(crate) struct MountApart {
     process: Process,
@@ -72,6 +137,15 @@ pub(crate) struct MountApart {
 
 impl MountApart {
     pub(crate) fn start(worker: &str, ceiling: u64, deadline: Duration) -> Self {
+        MountApart::start_in(None, worker, ceiling, deadline)
+    }
+
+    pub(crate) fn start_in(
+        network: Option<&Network>,
+        worker: &str,
+        ceiling: u64,
+        deadline: Duration,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mountpoint = dir.path().join("mnt");
         fs::create_dir(&mountpoint).unwrap();
@@ -80,7 +154,7 @@ impl MountApart {
             ("APART_CEILING", ceiling.to_string()),
             ("APART_DEADLINE", deadline.as_millis().to_string()),
         ];
-        let (process, _) = Process::start(dir.path(), "mount", &settings);
+        let (process, _) = Process::start(network, dir.path(), "mount", &settings);
         MountApart {
             process,
             mountpoint,
@@ -149,12 +223,16 @@ pub(crate) struct WorkerApart {
 
 impl WorkerApart {
     pub(crate) fn start(files: u32, size: usize) -> Self {
+        WorkerApart::start_in(None, files, size)
+    }
+
+    pub(crate) fn start_in(network: Option<&Network>, files: u32, size: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = [
             ("APART_FILES", files.to_string()),
             ("APART_SIZE", size.to_string()),
         ];
-        let (process, url) = Process::start(dir.path(), "worker", &settings);
+        let (process, url) = Process::start(network, dir.path(), "worker", &settings);
         WorkerApart {
             process,
             url,

@@ -3,6 +3,7 @@
 
 use crate::{apart::*, support::*};
 use bytes::Bytes;
+use plexbeam_api::mount::{MountStatus, XATTR_STATUS};
 use rustix::process::Signal;
 use std::{
     fs,
@@ -316,4 +317,50 @@ fn a_worker_that_stops_or_dies_keeps_no_reader() {
     fs::remove_file(bound.join(name(2))).unwrap();
     wait_all(vec![start(2, "of a dead worker", End::Errno)]);
     assert!(fs::read(bound.join(name(3))).unwrap() == bytes(3));
+}
+
+/// A cable that is pulled: no packet arrives, and nobody is told.
+#[test]
+fn a_worker_that_cannot_be_reached_keeps_no_reader() {
+    if !can_mount() {
+        return;
+    }
+    let network = Network::new();
+    let worker = WorkerApart::start_in(Some(&network), 4, SIZE);
+    let mount = MountApart::start_in(Some(&network), &worker.url, 64 << 20, DEADLINE);
+    let name = |number: u32| media_name(0, number);
+    let bytes = |number: u32| bytes_of(u64::from(number * 10) + 1, SIZE);
+    let bound = mount.bind("play", "s1");
+    for number in 1..=3 {
+        wait_held(&bound, &name(number)).unwrap();
+    }
+    // Not held, so they are asked for again: one over a connection that is there.
+    let dir = mount.path("sessions/s1");
+    for number in 1..=2 {
+        fs::remove_file(bound.join(name(number))).unwrap();
+    }
+    let start = |dir: &Path, number: u32, what: &str, end: End| {
+        let out = mount.dir.path().join(format!("out-{number}"));
+        let path = dir.join(name(number));
+        Reader::start(&path, &out, &bytes(number), what.to_owned(), end)
+    };
+    network.lose_all();
+    wait_all(vec![
+        start(&dir, 1, "of a lost worker", End::Errno),
+        start(&dir, 2, "of a lost worker, too", End::Errno),
+        // What is held needs no network.
+        start(&bound, 3, "held", End::Right),
+    ]);
+    let is_live = || {
+        let json = get_attribute(&mount.path(""), XATTR_STATUS).unwrap();
+        let status: MountStatus = serde_json::from_str(&json).unwrap();
+        status.workers.iter().any(|worker| worker.live)
+    };
+    eventually("the mount knows that it lost its worker", || !is_live());
+    assert!(names(&dir).contains(&name(1)));
+    network.heal();
+    eventually("the worker is back", is_live);
+    eventually("it goes on when packets arrive", || {
+        fs::read(dir.join(name(1))).is_ok_and(|read| read == bytes(1))
+    });
 }
