@@ -65,7 +65,7 @@ pub const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 /// files that nobody can name any more.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
-/// A live mount. It ends when this is dropped.
+/// A live mount. It ends when this is dropped; what bound directories held stays for the next start.
 #[derive(Debug)]
 pub struct Mounted {
     // Ends before the runtime that serves parked calls.
@@ -177,8 +177,13 @@ impl Mounted {
         drop(room);
     }
 
-    /// Takes the mount back. What bound directories held stays for the next start.
-    pub fn unmount(mut self) {
+    /// Takes the mount back, as dropping it does.
+    pub fn unmount(self) {}
+}
+
+impl Drop for Mounted {
+    /// What bound directories held stays for the next start, however this one ends.
+    fn drop(&mut self) {
         self.fs.bindings().note_places();
         self.cache.keep_bound();
         self.served.unmount();

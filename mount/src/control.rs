@@ -13,9 +13,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write},
     mem::MaybeUninit,
+    net::Shutdown,
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 /// What an instance is told at its start.
@@ -77,13 +79,19 @@ pub(crate) enum FromInstance {
     Change(Change),
 }
 
-/// The writing half of a control socket.
+/// How long the other side of a socket may read nothing.
+const UNREAD: Duration = Duration::from_secs(1);
+
+/// The writing half of a control socket. Who reads may be frozen: where the socket is full and nothing
+/// is read for a second, it is given up, also for reading, since half a line may have been written.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer(Arc<Mutex<UnixStream>>);
 
 impl Writer {
     /// Writes to this socket.
     pub(crate) fn new(socket: UnixStream) -> Self {
+        // Fails for a duration of zero only.
+        let _ = socket.set_write_timeout(Some(UNREAD));
         Writer(Arc::new(Mutex::new(socket)))
     }
 
@@ -91,10 +99,11 @@ impl Writer {
     pub(crate) fn send<T: Serialize>(&self, message: &T) -> io::Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write_all(&line)
+        let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.write_all(&line).inspect_err(|_| {
+            // Closed by the other side already, perhaps.
+            let _ = socket.shutdown(Shutdown::Both);
+        })
     }
 }
 
@@ -150,4 +159,25 @@ pub(crate) fn receive_descriptors(socket: &UnixStream) -> io::Result<Vec<OwnedFd
         }
     }
     Ok(descriptors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frozen process keeps nobody who has something to tell it.
+    #[test]
+    fn who_reads_nothing_is_given_up() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let writer = Writer::new(ours);
+        let line = "x".repeat(64 << 10);
+        let told = (0..1000).take_while(|_| writer.send(&line).is_ok()).count();
+        assert!((1..1000).contains(&told), "{told} lines were taken");
+        // What was told before is still read, half a line is none.
+        let lines = BufReader::new(theirs).lines();
+        let whole = lines
+            .map_while(Result::ok)
+            .filter(|line| serde_json::from_str::<String>(line).is_ok());
+        assert_eq!(whole.count(), told);
+    }
 }

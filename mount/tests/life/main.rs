@@ -2,25 +2,22 @@
 //! `make chaos` runs twenty (`PLEXBEAM_ROUNDS`).
 
 #[allow(dead_code)]
-#[path = "../../fusefs/tests/mount/support.rs"]
+#[path = "../../../fusefs/tests/mount/support.rs"]
 mod support;
 
+mod load;
+
 use bytes::Bytes;
+use load::Load;
 use plexbeam_api::mount::{MountStatus, XATTR_HELD, XATTR_SOURCE, XATTR_STATUS};
-use rustix::{
-    fs::{Mode, OFlags, RawDir},
-    process::{Pid, Signal},
-};
+use rustix::process::{Pid, Signal};
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Instant,
 };
 use support::*;
@@ -153,106 +150,8 @@ impl Held {
     }
 }
 
-/// Readers and writers that go on until they are stopped; each error is noted.
-struct Load {
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
-    errors: Arc<Mutex<BTreeMap<String, u64>>>,
-    threads: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(root: &Path, held: &Held) -> Self {
-        let mut load = Load {
-            stop: Arc::default(),
-            done: Arc::default(),
-            errors: Arc::default(),
-            threads: Vec::new(),
-        };
-        for _ in 0..2 {
-            let (dir, files) = (held.dir.clone(), held.files.clone());
-            load.spawn("read", move || {
-                for (name, bytes) in &files {
-                    let read = fs::read(dir.join(name))?;
-                    assert!(read == *bytes, "{name} has other bytes");
-                }
-                Ok(())
-            });
-        }
-        let (dir, expected) = (held.dir.clone(), held.files.len());
-        load.spawn("list", move || {
-            // Not by `readdir(3)`, which takes ENOENT for the end of the directory.
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let opened = rustix::fs::open(&dir, flags, Mode::empty())?;
-            let kind = rustix::fs::fstatfs(&opened)?.f_type;
-            let mut buffer = Vec::with_capacity(16 << 10);
-            let mut names = 0;
-            let mut list = RawDir::new(&opened, buffer.spare_capacity_mut());
-            while let Some(name) = list.next() {
-                let name = name?.file_name().to_owned();
-                fs::symlink_metadata(dir.join(name.to_str().unwrap()))?;
-                names += 1;
-            }
-            assert!(names >= expected + 2, "{names} names, file system {kind:x}");
-            Ok(())
-        });
-        let own = root.join("own");
-        fs::create_dir(&own).unwrap();
-        load.spawn("write", move || {
-            let (one, two) = (own.join("one"), own.join("two"));
-            fs::write(&one, "written through the mount")?;
-            // By two absolute paths it could look up one before an upgrade and the other after it:
-            // two file systems, so EXDEV.
-            let here = fs::File::open(&own)?;
-            rustix::fs::renameat(&here, "one", &here, "two")?;
-            assert_eq!(fs::read(&two)?, b"written through the mount");
-            fs::remove_file(&two)?;
-            fs::create_dir(own.join("sub"))?;
-            fs::remove_dir(own.join("sub"))
-        });
-        load
-    }
-
-    fn spawn(
-        &mut self,
-        what: &'static str,
-        mut once: impl FnMut() -> io::Result<()> + Send + 'static,
-    ) {
-        let (stop, done) = (self.stop.clone(), self.done.clone());
-        let errors = self.errors.clone();
-        self.threads.push(std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                match once() {
-                    Ok(()) => drop(done.fetch_add(1, Ordering::Relaxed)),
-                    Err(error) => {
-                        let text = format!("{what}: {error}");
-                        *errors.lock().unwrap().entry(text).or_default() += 1;
-                    }
-                }
-            }
-        }));
-    }
-
-    /// Returns when every thread may have come round since.
-    fn go_on(&self) {
-        let before = self.done.load(Ordering::Relaxed);
-        eventually("the load goes on", || {
-            self.done.load(Ordering::Relaxed) > before + 8
-        });
-    }
-
-    fn end(self) -> BTreeMap<String, u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.join().unwrap();
-        }
-        let errors = self.errors.lock().unwrap();
-        errors.clone()
-    }
-}
-
-/// Kills or freezes the process again and again, with the worker dead from the start.
-fn replaced_again_and_again(by: Signal, flags: &[&str]) {
+/// Ends the service again and again, with the worker dead from the start. `end` is given the process.
+fn replaced_again_and_again(what: &str, end: impl Fn(&Life, u32), flags: &[&str]) {
     if !can_mount() {
         return;
     }
@@ -266,7 +165,7 @@ fn replaced_again_and_again(by: Signal, flags: &[&str]) {
         load.go_on();
         let before = life.status().unwrap().process;
         let since = Instant::now();
-        signal(before, by);
+        end(&life, before);
         let first = held.files.keys().next().unwrap();
         eventually("it serves again", || {
             let replaced = life.status().is_some_and(|status| status.process != before);
@@ -284,7 +183,7 @@ fn replaced_again_and_again(by: Signal, flags: &[&str]) {
     let errors = load.end();
     times.sort();
     eprintln!(
-        "{by:?}: back after {:?} (median of {}), {:?} at most; errors of reads and writes in flight: {errors:?}",
+        "{what}: back after {:?} (median of {}), {:?} at most; errors of reads and writes in flight: {errors:?}",
         times[times.len() / 2],
         times.len(),
         times[times.len() - 1]
@@ -302,12 +201,33 @@ fn replaced_again_and_again(by: Signal, flags: &[&str]) {
 
 #[test]
 fn a_killed_process_is_replaced_with_all_it_held() {
-    replaced_again_and_again(Signal::KILL, &["--cache-in-memory"]);
+    let kill = |_: &Life, process| signal(process, Signal::KILL);
+    replaced_again_and_again("killed", kill, &["--cache-in-memory"]);
 }
 
 #[test]
 fn a_frozen_process_is_replaced_with_all_it_held() {
-    replaced_again_and_again(Signal::STOP, &["--hang-timeout", "1s"]);
+    let freeze = |_: &Life, process| signal(process, Signal::STOP);
+    replaced_again_and_again("frozen", freeze, &["--hang-timeout", "1s"]);
+}
+
+/// What an administrator does with a mount that hangs (Documentation/filesystems/fuse, "Aborting a
+/// filesystem connection").
+#[test]
+fn an_aborted_connection_is_replaced_with_all_it_held() {
+    let abort = |life: &Life, _| {
+        let [(_, minor)] = plexbeam_fusefs::mounts::ours_at(&life.path())[..] else {
+            panic!("one mount, not one on another");
+        };
+        let connection = format!("/sys/fs/fuse/connections/{minor}");
+        if !fs::exists(&connection).unwrap() {
+            let control = ["-t", "fusectl", "fusectl", "/sys/fs/fuse/connections"];
+            let mounted = Command::new("mount").args(control).status().unwrap();
+            assert!(mounted.success(), "fusectl cannot be mounted");
+        }
+        fs::write(format!("{connection}/abort"), "1").unwrap();
+    };
+    replaced_again_and_again("aborted", abort, &[]);
 }
 
 /// Nobody notices an upgrade: no call fails, nothing has other bytes.
