@@ -124,9 +124,8 @@ pub fn recorded() -> Vec<Case> {
 #[track_caller]
 pub fn judge(stage: &Stage, case: &Case) -> Outcome {
     let film = (case.film)();
-    let kept = stage.env.dir("kept");
-    let _ = fs::remove_dir_all(&kept);
     let play = stage.play(case.line.clone(), &film);
+    let _ = fs::remove_dir_all(stage.env.dir("kept"));
     let report = match fake_pms::play(&play) {
         Ok(report) => report,
         Err(error) => {
@@ -154,33 +153,39 @@ pub fn judge(stage: &Stage, case: &Case) -> Outcome {
         outcome.findings.push(cartridge_log(&stage.env));
     }
     for job in &report.jobs {
-        // The helpers of the tests panic when ffmpeg refuses what they were given.
-        let judged = catch_unwind(AssertUnwindSafe(|| {
+        let judged = judged(|| {
             let findings = verify::findings_of(job, &film, job.exit == Some(0));
             let likeness = likeness::of(&case.line, job, &film, case.burned);
             (findings, likeness)
-        }));
+        });
         match judged {
             Ok((findings, likeness)) => {
                 outcome.findings.extend(findings);
                 outcome.findings.extend(likeness.findings.iter().cloned());
                 outcome.likeness = likeness;
             }
-            Err(panic) => outcome.findings.push(
-                panic
-                    .downcast_ref::<String>()
-                    .cloned()
-                    .unwrap_or_else(|| "the judgement itself failed".to_owned()),
-            ),
+            Err(failed) => outcome.findings.push(failed),
         }
     }
     outcome.findings.extend(differences(stage, &play));
     outcome
 }
 
-/// What goes wrong when a film is played that was played before.
+/// The helpers of the tests panic when ffmpeg refuses what they were given.
+fn judged<T>(judge: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(judge)).map_err(|panic| {
+        panic
+            .downcast_ref::<String>()
+            .cloned()
+            .unwrap_or_else(|| "the judgement itself failed".to_owned())
+    })
+}
+
+/// What goes wrong when a film is played that was played before: its first segment may be of the first
+/// time and all others of the second.
 fn differences(stage: &Stage, play: &Play<'_>) -> Vec<String> {
     let told = stage.worker.process.log().len();
+    let _ = fs::remove_dir_all(stage.env.dir("kept"));
     let report = match fake_pms::play(play) {
         Ok(report) => report,
         Err(error) => return vec![format!("played again: {error}")],
@@ -192,6 +197,15 @@ fn differences(stage: &Stage, play: &Play<'_>) -> Vec<String> {
         let _ = fs::remove_file(stage.original());
         let why = reason(&cartridge_log(&stage.env));
         findings.push(format!("played again, it ran locally: {why}"));
+    }
+    for job in &report.jobs {
+        let found = judged(|| verify::findings_of(job, &play.media, job.exit == Some(0)));
+        let found = found.unwrap_or_else(|failed| vec![failed]);
+        findings.extend(
+            found
+                .iter()
+                .map(|finding| format!("played again: {finding}")),
+        );
     }
     let log = stage.worker.process.log();
     let news = log.get(told..).unwrap_or_default();
