@@ -22,6 +22,7 @@ mod encode;
 mod end;
 mod feed;
 mod find;
+mod first;
 mod font;
 mod jump;
 mod lane;
@@ -157,6 +158,7 @@ struct Shared {
     vdec_packets: AtomicU64,
     vdec_failed: AtomicU64,
     notes: Mutex<Vec<String>>,
+    first: Arc<first::First>,
 }
 
 impl Shared {
@@ -168,6 +170,7 @@ impl Shared {
             vdec_packets: AtomicU64::new(0),
             vdec_failed: AtomicU64::new(0),
             notes: Mutex::new(Vec::new()),
+            first: first::First::new(),
         }
     }
 

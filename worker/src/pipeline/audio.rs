@@ -56,7 +56,13 @@ pub(super) fn run(
     stage.prepare(params)?;
     while let Ok(feed) = packets.recv() {
         let alive = match feed {
-            Feed::Packet(packet) => decode(&mut decoder, Some(&packet), &mut stage)?,
+            Feed::Packet(packet) => {
+                if packet.time() != NOPTS {
+                    let time_us = rescale(packet.time(), time_base, MICROS);
+                    shared.first.wait(time_us, shared);
+                }
+                decode(&mut decoder, Some(&packet), &mut stage)?
+            }
             Feed::Start(time_us) => {
                 stage.start_at(time_us);
                 true

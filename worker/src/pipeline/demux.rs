@@ -2,7 +2,7 @@
 
 use super::{
     Feed, Outlet, Ready, Shared, av, burn::SUBTITLE_LEAD_US, copy::CopyLane, end::Ends,
-    feed::Inlet, jump::Jumps, open::OpenInput, subtitle::SubtitleLane,
+    feed::Inlet, first::SoundQueue, jump::Jumps, open::OpenInput, subtitle::SubtitleLane,
 };
 use crate::libav::{MICROS, MediaType, NOPTS, Packet, rescale};
 use plexbeam_api::{Kind, Problem, segment::MediaKind};
@@ -11,7 +11,7 @@ use std::sync::{atomic::Ordering, mpsc::SyncSender};
 /// Where the packets of one stream go.
 pub(super) enum Target {
     Video(SyncSender<Packet>),
-    Audio(SyncSender<Feed>),
+    Audio(SoundQueue),
     Copy(Box<CopyLane>),
     Subtitle(Box<SubtitleLane>),
     /// Subtitles that are drawn on pictures.
@@ -45,7 +45,7 @@ impl Route {
     fn until(&mut self, time_us: i64) -> bool {
         self.heard_us = time_us;
         match &mut self.to {
-            Target::Audio(queue) => queue.send(Feed::Until(time_us)).is_ok(),
+            Target::Audio(queue) => queue.send(Feed::Until(time_us)),
             Target::Copy(lane) if lane.media != MediaKind::Video => lane.outlet.until(time_us),
             Target::Subtitle(lane) => lane.until(time_us),
             Target::Copy(_)
@@ -163,7 +163,7 @@ pub(super) fn run(
         let key_us = rescale(from.time, base, MICROS) - open.shift_us;
         for route in &routes {
             if let Target::Audio(queue) = &route.to
-                && queue.send(Feed::Start(key_us)).is_err()
+                && !queue.send(Feed::Start(key_us))
             {
                 return Ok(());
             }
@@ -453,7 +453,7 @@ fn deliver(
                 shared.vdec_packets.fetch_add(1, Ordering::Relaxed);
                 queue.send(own).is_ok()
             }
-            Target::Audio(queue) => queue.send(Feed::Packet(own)).is_ok(),
+            Target::Audio(queue) => queue.send(Feed::Packet(own)),
             Target::Copy(lane) => lane.packet(own, from_us, shared)?,
             Target::Subtitle(lane) => lane.packet(&own, from_us, shared),
             Target::Burn(inlet) => {

@@ -2,6 +2,7 @@
 
 use super::{
     Outlet, Pacer, Ready, Shared, av,
+    first::Turn,
     resolve::{Facts, FirstEnd, VideoWork},
     timeline::{FrameGrid, KeyTimes},
     video::Picture,
@@ -117,6 +118,8 @@ struct Stage<'a> {
     like: Frame,
     /// The end of the first segment, until it was reached.
     first_end: Option<FirstEnd>,
+    /// The first segment, until its last picture came out.
+    turn: Option<Turn>,
     /// Pictures that went to the encoder.
     sent: u64,
     /// From decoding to showing a key, ticks; `None` before the first packet.
@@ -179,6 +182,7 @@ impl<'a> Stage<'a> {
         let first_end = work
             .first
             .filter(|_| constant && work.encoder == "libx264" && work.keys.is_some());
+        let turn = first_end.map(|_| shared.first.begin());
         let fast = match (&work.fast_start, first_end) {
             (Some(options), Some(_)) => open_like(&params, work, &first.frame, settings, options),
             _ => None,
@@ -229,6 +233,7 @@ impl<'a> Stage<'a> {
             options,
             like: first.frame.share().map_err(|e| av(&e))?,
             first_end,
+            turn,
             sent: 0,
             delay: None,
             headers,
@@ -324,6 +329,9 @@ impl<'a> Stage<'a> {
         if key && !self.ends_first(at)? {
             self.cuts.push_back(at);
         }
+        if let Some(turn) = &self.turn {
+            turn.reaches(rescale(at, self.time_base, MICROS));
+        }
         if self.shared.is_over() {
             return Ok(false);
         }
@@ -358,6 +366,8 @@ impl<'a> Stage<'a> {
             return Ok(false);
         }
         self.first_end = None;
+        // Whatever comes of it.
+        let turn = self.turn.take();
         if self.sent < FEWEST {
             return Ok(false);
         }
@@ -372,12 +382,16 @@ impl<'a> Stage<'a> {
                 }
             }
         };
+        if let Some(turn) = &turn {
+            turn.closes(rescale(at, self.time_base, MICROS));
+        }
         self.encoder.send(None).map_err(|e| av(&e))?;
         if !self.drain()? {
             return Ok(false);
         }
         // Before the first encoder goes: freeing its pictures takes time that the segment need not wait.
         self.outlet.whole(at, at - self.delay.unwrap_or(0));
+        drop(turn);
         self.encoder = next;
         Ok(true)
     }

@@ -3,6 +3,7 @@
 use super::{
     Outlet, Ready, Shared, av,
     demux::Target,
+    first::SoundQueue,
     resolve::{Facts, StreamPlan, Work},
     spawn,
 };
@@ -111,7 +112,7 @@ impl StreamPlan {
                         work, &params, time_base, facts, metadata, &packets, &outlet, shared,
                     )
                 });
-                Ok(Target::Audio(sender))
+                Ok(Target::Audio(SoundQueue::new(sender, &shared.first)))
             }
         }
     }

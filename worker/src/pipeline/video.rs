@@ -20,7 +20,7 @@ use std::sync::{
 };
 
 /// Pictures between filter and encoder. More would cost caches and memory and gains nothing.
-pub(super) const FRAME_QUEUE: usize = 4;
+pub(super) const FRAME_QUEUE: usize = 2;
 
 /// While this far before the start, pictures that no other needs are not even decoded.
 const SKIP_LEAD_US: i64 = 500_000;

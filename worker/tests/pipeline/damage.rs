@@ -72,6 +72,42 @@ fn a_time_that_is_far_ahead_is_put_right() {
     }
 }
 
+/// The sound of half a minute lies before all but the first pictures: more than any queue holds. It is
+/// the film of which the two are side by side.
+#[test]
+fn sound_that_lies_far_before_its_pictures_is_no_dead_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = clip(dir.path(), "whole.flv", 45, &["-c:a", "aac", "-ac", "2"]);
+    let film = std::fs::read(&whole).unwrap();
+    let (sounds, pictures) = (tags(&film, 8), tags(&film, 9));
+    assert!(sounds.len() > 1700);
+    let (sound, picture) = (sounds[1700], pictures[12]);
+    let mut early = film[..picture].to_vec();
+    let mut rest = Vec::new();
+    let mut at = picture;
+    while at < film.len() {
+        let size = u32::from_be_bytes([0, film[at + 1], film[at + 2], film[at + 3]]) as usize;
+        let end = at + 11 + size + 4;
+        let to = if film[at] == 8 && at < sound {
+            &mut early
+        } else {
+            &mut rest
+        };
+        to.extend_from_slice(&film[at..end]);
+        at = end;
+    }
+    let apart = dir.path().join("apart.flv");
+    std::fs::write(&apart, [early, rest].concat()).unwrap();
+
+    let [right, made] =
+        [&whole, apart.to_str().unwrap()].map(|path| run(&job(path, None, dash(1), 3.0)));
+    for rendition in [Some(0), Some(1)] {
+        assert!(made.media(rendition).len() >= 14);
+        // Not shown where they differ: they are whole segments.
+        assert!(made.media(rendition) == right.media(rendition));
+    }
+}
+
 /// One picture of which only the time of showing lies an hour ahead: it is shown when it is decoded,
 /// and its neighbours when they were to be.
 #[test]
