@@ -139,6 +139,7 @@ fn in_turns<A, B>(
 }
 
 /// Time to the first segment. Each first start reads a film that the worker has not seen: a copy.
+/// Starts are short and vary more than whole jobs, so there are twice as many rounds of them.
 fn starts(
     with: &Context,
     env: &TestEnv,
@@ -149,7 +150,7 @@ fn starts(
     let folder = env.dir("copies");
     let (mut begin, mut again, mut sought, mut fast) = (vec![], vec![], vec![], vec![]);
     let seek = (plexbeam_tests::probe::duration(&kind.film) / 8.0).floor() * 4.0;
-    for n in 0..=with.rounds {
+    for n in 0..=2 * with.rounds {
         let copy = fresh(&folder, &kind.film, n)?;
         let task = Task::new_unseen(env, worker, &copy, kind.size);
         let twice = || Ok((task.worker(Until::First)?, task.worker(Until::First)?));

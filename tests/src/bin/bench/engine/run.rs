@@ -15,6 +15,10 @@ use std::{
 const SEGMENT: u32 = 4;
 /// Between two looks at a process's memory.
 const WATCH: Duration = Duration::from_millis(50);
+/// Longest that a worker is waited for after a job was ended.
+const QUIET: Duration = Duration::from_secs(10);
+/// Processes that spend less than a tick of processor time in this do nothing.
+const STILL: Duration = Duration::from_millis(100);
 /// Longest that a job may take.
 const BOUND: Duration = Duration::from_secs(300);
 
@@ -182,12 +186,25 @@ impl<'a> Task<'a> {
                 .header(route::API_KEY_HEADER, &self.worker.key)
                 .send();
         }
-        // Its process must be gone before something else is timed.
-        let _ = wait::poll(Duration::from_secs(10), || {
+        // Its process must be gone before something else is timed, and the next one's libraries be
+        // loaded: that takes a processor for two tenths of a second.
+        let _ = wait::poll(QUIET, || {
             let all = self.worker.sessions();
             all.iter()
                 .all(|s| s.session.as_str() != id || s.state.is_end())
                 .then_some(())
+        });
+        let pid = self.worker.process.id();
+        let mut before = None;
+        let _ = wait::poll(QUIET, || {
+            std::thread::sleep(STILL);
+            let now: Vec<(u32, Option<f64>)> = children(pid)
+                .into_iter()
+                .map(|child| (child, spent(child)))
+                .collect();
+            let quiet = !now.is_empty() && before.as_ref() == Some(&now);
+            before = Some(now);
+            quiet.then_some(())
         });
     }
 
@@ -359,14 +376,28 @@ impl<'a> Task<'a> {
     }
 }
 
+/// Fields of `/proc/PID/stat` from the state on, which is field 3 (proc(5)); none where it is gone.
+fn stat(pid: u32) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    after.split(' ').map(str::to_owned).collect()
+}
+
+/// Two of its fields of ticks of 1/100 s, seconds.
+fn ticks(fields: &[String], first: usize) -> Option<f64> {
+    let of = |at: usize| fields.get(at - 3)?.parse::<f64>().ok();
+    Some((of(first)? + of(first + 1)?) / 100.0)
+}
+
+/// Processor seconds of a process itself: utime, stime.
+fn spent(pid: u32) -> Option<f64> {
+    ticks(&stat(pid), 14)
+}
+
 /// Processor seconds of a process's children that have ended and were waited for (proc(5): cutime,
 /// cstime, in ticks of 1/100 s).
 fn ended_children_cpu(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let fields: Vec<f64> = after.split(' ').filter_map(|f| f.parse().ok()).collect();
-    // The state, no number, is left out: cutime is field 16 of the file.
-    (fields.get(12).unwrap_or(&0.0) + fields.get(13).unwrap_or(&0.0)) / 100.0
+    ticks(&stat(pid), 16).unwrap_or_default()
 }
 
 /// `VmHWM` of a process, MiB; 0 when it is gone.
