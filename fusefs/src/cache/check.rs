@@ -20,9 +20,9 @@ use tempfile::TempPath;
 use tokio::sync::watch;
 
 /// Fewer bytes are not worth a thread's time, unless they are the last.
-const BLOCK: usize = 64 << 10;
+const BLOCK: usize = 256 << 10;
 /// So many bytes may wait for it.
-const MOST: usize = 256 << 10;
+const MOST: usize = 512 << 10;
 
 /// A file without a name of its own yet.
 pub(super) type Sink = (Arc<File>, TempPath);

@@ -17,8 +17,8 @@ const ATTEMPTS_ON_DAMAGE: u32 = 3;
 /// Pauses between attempts at an unreachable worker: doubled from the first up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(3);
-/// Downloads at a time from one worker. Each has what is being hashed, what waits for that and the last
-/// bytes that came in memory: some 256 KiB and a piece of its connection's each.
+/// Downloads at a time from one worker. Each has in memory what is being hashed and what waits for that,
+/// some 512 KiB each at most, and the last bytes that came.
 const DOWNLOADS: usize = 16;
 
 impl SegmentCache {
