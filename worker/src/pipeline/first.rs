@@ -36,6 +36,13 @@ struct State {
     called_off: bool,
 }
 
+impl State {
+    /// Sound at this time waits.
+    fn holds(&self, time_us: i64) -> bool {
+        self.going > 0 && !self.called_off && time_us > self.until_us
+    }
+}
+
 /// A video's first segment, while it is being encoded.
 pub(super) struct Turn(Arc<First>);
 
@@ -61,8 +68,7 @@ impl First {
     /// Waits until the sound at this time is to be made, or the job is over.
     pub(super) fn wait(&self, time_us: i64, shared: &Shared) {
         let mut state = self.state.lock();
-        while state.going > 0 && !state.called_off && time_us > state.until_us && !shared.is_over()
-        {
+        while state.holds(time_us) && !shared.is_over() {
             self.changed
                 .wait_for(&mut state, Duration::from_millis(100));
         }
@@ -126,5 +132,54 @@ impl SoundQueue {
             }
             Err(TrySendError::Disconnected(_)) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{sync::mpsc::sync_channel, time::Instant};
+
+    fn holds(first: &First, time_us: i64) -> bool {
+        first.state.lock().holds(time_us)
+    }
+
+    #[test]
+    fn sound_stays_behind_the_pictures_until_the_first_segment_is_encoded() {
+        let first = First::new();
+        assert!(!holds(&first, 0), "there are no pictures");
+        let turn = first.begin();
+        assert!(holds(&first, 0));
+        turn.reaches(2_000_000);
+        assert!(!holds(&first, 1_700_000) && holds(&first, 1_700_001));
+        turn.closes(4_000_000);
+        assert!(!holds(&first, 4_100_000) && holds(&first, 4_100_001));
+        let other = first.begin();
+        drop(turn);
+        assert!(holds(&first, 5_000_000), "of the other video");
+        drop(other);
+        assert!(!holds(&first, i64::MAX));
+    }
+
+    #[test]
+    fn a_full_queue_keeps_nothing_waiting() {
+        let first = First::new();
+        let _turn = first.begin();
+        let (sender, taken) = sync_channel(1);
+        let queue = SoundQueue::new(sender, &first);
+        assert!(queue.send(Feed::Until(0)));
+        assert!(holds(&first, 0));
+        std::thread::scope(|scope| {
+            let full = scope.spawn(|| queue.send(Feed::Until(1)));
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while holds(&first, 0) {
+                assert!(Instant::now() < deadline, "sound still waits");
+                std::thread::yield_now();
+            }
+            assert!(taken.recv().is_ok());
+            assert!(full.join().unwrap());
+        });
+        drop(taken);
+        assert!(!queue.send(Feed::Until(2)));
     }
 }
