@@ -3,25 +3,26 @@
 //! A handler never waits for the network: what must wait is parked with its reply. Only `read` and
 //! `getxattr` ever are (a parked `lookup` would freeze its directory).
 
+mod answer;
 pub mod session;
 
+use self::answer::{
+    GENERATION, answer_attr, answer_empty, answer_entry, answer_xattr, errno, flags_of, owner,
+    stamp,
+};
 use crate::{
-    error::{Error, Result},
-    fs::{Access, Answer, BeamFs, Change, Entry, Opened, timespec},
-    overlay::Owner,
+    fs::{Access, Answer, BeamFs, Change},
     runtime::Crossing,
 };
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::Timestamps;
 use std::{ffi::OsStr, io, path::Path, sync::Arc, time::SystemTime};
 
-/// Inode numbers are never reused, so there is one generation.
-const GENERATION: Generation = Generation(0);
 /// Longest single write; what the kernel's default page limit allows.
 const MAX_WRITE: u32 = 1 << 20;
 /// Background requests, read-ahead among them.
@@ -42,95 +43,6 @@ impl Adapter {
             crossing,
             passthrough,
         }
-    }
-}
-
-/// The errno of a failed call, which is logged here and nowhere else.
-fn errno(error: &Error, call: &'static str, number: u64) -> Errno {
-    match error {
-        Error::Remote(_) | Error::Deadline(_) | Error::Gone | Error::Internal(_) => {
-            tracing::warn!(call, inode = number, %error, "failed");
-        }
-        Error::MalformedBinding(_) | Error::ForeignWorker(_) | Error::StaleBinding => {
-            tracing::info!(call, inode = number, %error, "refused");
-        }
-        Error::Backing(_)
-        | Error::NoName
-        | Error::Taken
-        | Error::NoInode(_)
-        | Error::NoHandle(_)
-        | Error::NotDirectory
-        | Error::IsDirectory
-        | Error::WorkerMade
-        | Error::CrossesLayers
-        | Error::Unsupported
-        | Error::WriteOnly
-        | Error::Reserved
-        | Error::NoAttribute
-        | Error::NotYet
-        | Error::Full
-        | Error::Crowded
-        | Error::Replaced
-        | Error::SmallBuffer => tracing::trace!(call, inode = number, %error, "failed"),
-    }
-    Errno::from_i32(error.errno().raw_os_error())
-}
-
-fn answer_entry(result: Result<Entry>, reply: ReplyEntry, call: &'static str, number: u64) {
-    match result {
-        Ok(entry) => reply.entry(&entry.ttl, &entry.attr, GENERATION),
-        Err(error) => reply.error(errno(&error, call, number)),
-    }
-}
-
-fn answer_attr(result: Result<Entry>, reply: ReplyAttr, call: &'static str, number: u64) {
-    match result {
-        Ok(entry) => reply.attr(&entry.ttl, &entry.attr),
-        Err(error) => reply.error(errno(&error, call, number)),
-    }
-}
-
-fn answer_empty(result: Result<()>, reply: ReplyEmpty, call: &'static str, number: u64) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error, call, number)),
-    }
-}
-
-fn answer_xattr(result: Result<Vec<u8>>, size: u32, reply: ReplyXattr, number: u64) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => {
-            reply.error(errno(&Error::SmallBuffer, "getxattr", number));
-        }
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(&error, "getxattr", number)),
-    }
-}
-
-fn flags_of(opened: &Opened) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    match opened.access {
-        Access::Passthrough(_) | Access::Cached { keep: false } => {}
-        Access::Cached { keep: true } => flags |= FopenFlags::FOPEN_KEEP_CACHE,
-        Access::Direct => flags |= FopenFlags::FOPEN_DIRECT_IO,
-    }
-    if opened.remote {
-        flags |= FopenFlags::FOPEN_NOFLUSH;
-    }
-    flags
-}
-
-fn owner(request: &Request) -> Owner {
-    Owner::new(request.uid(), request.gid())
-}
-
-fn stamp(time: Option<TimeOrNow>) -> Timespec {
-    let special = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
-    match time {
-        Some(TimeOrNow::SpecificTime(time)) => timespec(time),
-        Some(TimeOrNow::Now) => special(UTIME_NOW),
-        None => special(UTIME_OMIT),
     }
 }
 

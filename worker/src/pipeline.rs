@@ -26,6 +26,7 @@ mod first;
 mod font;
 mod jump;
 mod lane;
+mod made;
 mod names;
 mod open;
 mod overlay;
@@ -39,22 +40,20 @@ mod video;
 
 pub use again::Again;
 use again::Only;
+use made::{MADE_QUEUE, Made, OutRef, Outlet, Ready};
 
 use crate::{
     device::{Capabilities, prove},
     input::InputPolicy,
-    libav::{AvError, Packet, Params, Rational, hw, log},
+    libav::{AvError, Packet, hw, log},
 };
 use parking_lot::{Condvar, Mutex};
-use plexbeam_api::{
-    Event, JobSpec, Kind, Problem, Segment,
-    segment::{Digest, MediaKind},
-};
+use plexbeam_api::{Event, JobSpec, Kind, Problem, Segment, segment::Digest};
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{SyncSender, sync_channel},
+        mpsc::sync_channel,
     },
     time::{Duration, Instant},
 };
@@ -198,93 +197,6 @@ impl Shared {
     }
 }
 
-/// A stream of an output, by position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct OutRef {
-    output: usize,
-    stream: usize,
-}
-
-/// What the muxer must know of a stream before its first packet.
-struct Ready {
-    media: MediaKind,
-    params: Params,
-    /// Of the packets that follow.
-    time_base: Rational,
-    /// 0/1 when unknown.
-    frame_rate: Rational,
-    /// True when the packets were encoded here: segments end at the keys that were forced.
-    encoded: bool,
-    metadata: Vec<(String, String)>,
-}
-
-/// What the stages hand to the muxing thread.
-enum Made {
-    Ready(OutRef, Box<Ready>),
-    /// `cut`: a segment may end before this packet.
-    Packet {
-        to: OutRef,
-        packet: Packet,
-        cut: bool,
-    },
-    /// All packets of a segment were handed over; the key that begins the next one, with these
-    /// times, is still to be made.
-    Whole {
-        to: OutRef,
-        pts: i64,
-        dts: i64,
-    },
-    /// No packet of this stream will lie before that time, microseconds.
-    Until {
-        to: OutRef,
-        time_us: i64,
-    },
-    End(OutRef),
-}
-
-/// The queue into the muxing thread. A failed send means that the job is over.
-#[derive(Clone)]
-struct Outlet {
-    queue: SyncSender<Made>,
-    to: OutRef,
-}
-
-impl Outlet {
-    fn ready(&self, ready: Ready) -> bool {
-        self.queue
-            .send(Made::Ready(self.to, Box::new(ready)))
-            .is_ok()
-    }
-
-    fn packet(&self, packet: Packet, cut: bool) -> bool {
-        self.queue
-            .send(Made::Packet {
-                to: self.to,
-                packet,
-                cut,
-            })
-            .is_ok()
-    }
-
-    fn whole(&self, pts: i64, dts: i64) -> bool {
-        let to = self.to;
-        self.queue.send(Made::Whole { to, pts, dts }).is_ok()
-    }
-
-    fn until(&self, time_us: i64) -> bool {
-        self.queue
-            .send(Made::Until {
-                to: self.to,
-                time_us,
-            })
-            .is_ok()
-    }
-
-    fn end(&self) -> bool {
-        self.queue.send(Made::End(self.to)).is_ok()
-    }
-}
-
 /// What the demuxer hands to an audio stage.
 enum Feed {
     /// Where the job really starts, microseconds: with copied video at a key before the time asked
@@ -294,9 +206,6 @@ enum Feed {
     /// The input was read to this time, microseconds, and the stream had nothing.
     Until(i64),
 }
-
-/// Packets on their way to the muxer. Small: what waits here is memory, and the muxer keeps up.
-const MADE_QUEUE: usize = 64;
 
 /// Translates a libav failure of a stage; its words name the step.
 fn av(error: &AvError) -> Problem {

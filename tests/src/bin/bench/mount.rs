@@ -5,12 +5,16 @@
 //! name is a file of its own, so that no side reads pages that another name has just brought near the
 //! processor. The caches of ours lie in memory with large pages (`--cache-in-memory`).
 
+mod contents;
 mod origin;
+mod ours;
 mod peers;
 mod read;
 
 use self::{
-    origin::{Content, Origin, WORKER, noise},
+    contents::{Contents, held_names},
+    origin::Origin,
+    ours::{Ours, shown},
     peers::Peer,
     read::{Job, cold, fetch, forget, passes, per_second, read},
 };
@@ -18,15 +22,10 @@ use crate::{
     Context,
     figure::{Figure, least, median, most},
 };
-use plexbeam_api::mount::{Binding, WorkerRow, XATTR_SOURCE, XATTR_WORKERS};
-use plexbeam_tests::{
-    env::{self, Process, program},
-    wait,
-};
+use plexbeam_tests::{env, wait};
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -44,92 +43,6 @@ const MANY: u32 = 5_000;
 const SESSIONS: u32 = 300;
 /// Segments timed from publishing to reading.
 const PUBLISHED: u32 = 20;
-
-/// A mount of ours over the origin.
-struct Ours {
-    process: Process,
-    point: PathBuf,
-    cache: PathBuf,
-}
-
-impl Drop for Ours {
-    fn drop(&mut self) {
-        self.process.stop();
-        let caches = fs::read_dir(&self.cache).into_iter().flatten().flatten();
-        for left in caches.map(|cache| cache.path()).chain([self.point.clone()]) {
-            // It may be gone already.
-            let _ = rustix::mount::unmount(left, rustix::mount::UnmountFlags::DETACH);
-        }
-    }
-}
-
-impl Ours {
-    fn start(root: &Path, name: &str, origin: &Origin, flags: &[&str]) -> Result<Ours, String> {
-        let point = root.join(name);
-        fs::create_dir_all(&point).map_err(|e| e.to_string())?;
-        let cache = root.join(format!("{name}-cache"));
-        let mut command = env::clean(Command::new(program("plexbeam-mount")));
-        command
-            .arg(&point)
-            .args([
-                "--worker",
-                &origin.url,
-                "--cache-in-memory",
-                // Its figures are those of the process that serves.
-                "--no-supervise",
-                "--foreground",
-            ])
-            .arg("--cache-dir")
-            .arg(&cache)
-            .args(flags);
-        let process = Process::start(name, root, command);
-        let ours = Ours {
-            process,
-            point,
-            cache,
-        };
-        wait::until("the mount knows the worker", SHOWN, || {
-            let rows = env::getxattr(&ours.point, XATTR_WORKERS)?;
-            let rows: Vec<WorkerRow> = serde_json::from_slice(&rows).ok()?;
-            rows.iter().any(|row| row.live).then_some(())
-        });
-        Ok(ours)
-    }
-
-    /// Makes a directory that shows a session.
-    fn bind(&self, dir: &str, session: &str) -> Result<PathBuf, String> {
-        let path = self.point.join(dir);
-        fs::create_dir(&path).map_err(|e| e.to_string())?;
-        let parsed = |text: &str| text.parse().map_err(|e| format!("{text}: {e}"));
-        let binding = Binding {
-            worker: parsed(WORKER)?,
-            session: parsed(session)?,
-            token: "token".into(),
-            patterns: vec!["*".into()],
-            epoch: 1,
-        };
-        let value = serde_json::to_vec(&binding).map_err(|e| e.to_string())?;
-        let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::setxattr(&path, XATTR_SOURCE, &value, flags).map_err(|e| e.to_string())?;
-        Ok(path)
-    }
-
-    /// Seconds of processor that the daemon has used.
-    fn cpu(&self) -> f64 {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.process.id()));
-        let text = text.unwrap_or_default();
-        let fields = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        let ticks = |n: usize| fields.split(' ').nth(n)?.parse::<f64>().ok();
-        // proc(5): utime and stime, in hundredths on Linux.
-        (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
-    }
-}
-
-fn shown(path: &Path) {
-    wait::until(&format!("{} is shown", path.display()), SHOWN, || {
-        fs::metadata(path).ok()
-    });
-}
 
 /// Everything that is mounted.
 struct Bench {
@@ -212,22 +125,6 @@ pub(crate) fn run(with: &Context) -> Result<Vec<Figure>, String> {
     Ok(figures)
 }
 
-/// What the files hold.
-struct Contents {
-    four: Content,
-    large: Content,
-    small: Content,
-    tiny: Content,
-    one: Content,
-}
-
-fn held_names() -> Vec<String> {
-    let four = (0..16).map(|n| format!("four-{n}"));
-    let large = (0..4).map(|n| format!("large-{n}"));
-    let small = (0..100).map(|n| format!("small-{n}"));
-    four.chain(large).chain(small).collect()
-}
-
 fn cold_session(readers: usize, round: u32) -> String {
     format!("cold-{readers}-{round}")
 }
@@ -238,35 +135,6 @@ const COLD_EACH: usize = 4;
 /// Files of 4 MiB that fill the small cache.
 const FILL: u32 = 16;
 const COLD_SIDES: &[&str] = &["reqwest", "ours", "rclone-off", "rclone-full", "sshfs"];
-
-impl Contents {
-    fn new(root: &Path) -> Result<Contents, String> {
-        let bytes = noise(64 * MIB);
-        let part = |name: &str, len: usize| Content::new(root, name, &bytes[..len]);
-        Ok(Contents {
-            large: part("large", 64 * MIB)?,
-            four: part("four", 4 * MIB)?,
-            small: part("small", 300 * KIB)?,
-            tiny: part("tiny", KIB)?,
-            one: part("one", 1_000_000)?,
-        })
-    }
-
-    fn publish(&self, origin: &Origin) -> Result<(), String> {
-        for (number, name) in held_names().into_iter().enumerate() {
-            let content = match name.split('-').next() {
-                Some("four") => &self.four,
-                Some("large") => &self.large,
-                _ => &self.small,
-            };
-            origin.publish("held", &name, number as u32, content)?;
-        }
-        for n in 0..MANY {
-            origin.publish("many", &format!("chunk-stream0-{n:05}.m4s"), n, &self.tiny)?;
-        }
-        Ok(())
-    }
-}
 
 impl Bench {
     fn keep(&mut self, figure: Figure) {
