@@ -152,7 +152,6 @@ pub(crate) fn listen(mountpoint: &Path, tell: Sender<Event>) -> Option<Listening
                 if read.is_ok()
                     && let Ok(request) = serde_json::from_str(&line)
                 {
-                    let _ = stream.set_write_timeout(Some(ANSWER));
                     let _ = tell.send(Event::Asked(request, stream));
                 }
             });
