@@ -89,7 +89,7 @@ torture: setup ## Long runs: fsx, pjdfstest, faults, many sessions, minutes of s
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked -p plexbeam-tests --test e2e torture_ -- --ignored --nocapture
 
-chaos: setup ## Updates of Plex while transcodes start; the mount killed, frozen and upgraded, 20 times each.
+chaos: setup ## Updates of Plex while transcodes start; the mount killed, frozen, aborted and upgraded, 20 times each.
 	PLEXBEAM_CHAOS_ROUNDS=3000 $(CARGO) test --locked -p plexbeam-cartridge --test admin race:: -- --nocapture
 	PLEXBEAM_ROUNDS=20 $(CARGO) test --locked -p plexbeam-mount --test life -- --nocapture --test-threads=1
 

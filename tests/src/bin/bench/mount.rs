@@ -120,8 +120,12 @@ pub(crate) fn run(with: &Context) -> Result<Vec<Figure>, String> {
     bench.names()?;
     bench.published(&contents)?;
     bench.sessions(&contents)?;
-    let Bench { figures, .. } = bench;
-    drop(folder);
+    let figures = std::mem::take(&mut bench.figures);
+    // What is mounted in the folder goes before it does.
+    drop(bench);
+    if let Err(error) = folder.close() {
+        println!("*** left behind: {error} ***");
+    }
     Ok(figures)
 }
 
