@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
+
 /// Readers and writers that go on until they are stopped; each error is noted.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,

@@ -4,6 +4,10 @@ use super::{Outlet, Pacer, Ready, Shared};
 use crate::libav::{MICROS, NOPTS, Packet, Rational, rescale};
 use plexbeam_api::{Kind, Problem, segment::MediaKind};
 
+/// After so many packets in a row that said when their pictures are shown, one that does not is damage
+/// and not the container's way.
+const TOLD: u32 = 64;
+
 /// A stream whose packets pass unchanged.
 pub(super) struct CopyLane {
     pub(super) outlet: Outlet,
@@ -16,8 +20,8 @@ pub(super) struct CopyLane {
     /// Reordering delay in ticks.
     delay: i64,
     last_dts: i64,
-    /// The packet before said when its picture is shown.
-    told: bool,
+    /// Packets in a row that said when their pictures are shown.
+    told: u32,
     started: bool,
     pacer: Pacer,
 }
@@ -43,7 +47,7 @@ impl CopyLane {
             usual_duration,
             delay: i64::from(ready.params.video_delay()) * usual_duration,
             last_dts: NOPTS,
-            told: false,
+            told: 0,
             started: false,
             ready: Some(ready),
             pacer: Pacer::new(),
@@ -71,8 +75,13 @@ impl CopyLane {
         }
         self.started = true;
         let (mut pts, mut dts) = (packet.pts(), packet.dts());
-        let told = std::mem::replace(&mut self.told, pts != NOPTS);
-        if pts == NOPTS && !told && self.media == MediaKind::Video && self.delay > 0 {
+        let told = self.told;
+        self.told = if pts == NOPTS {
+            0
+        } else {
+            told.saturating_add(1)
+        };
+        if pts == NOPTS && told < TOLD && self.media == MediaKind::Video && self.delay > 0 {
             // AVI: which picture is shown when, only a decoder could tell. One picture alone, of which
             // the time was damaged, is shown when it is decoded.
             return Err(Problem::new(

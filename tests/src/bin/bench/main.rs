@@ -11,6 +11,7 @@ mod engine;
 mod figure;
 mod mount;
 mod play;
+mod processor;
 mod stage;
 
 use clap::{Parser, ValueEnum};

@@ -1,5 +1,6 @@
 //! One job, by the worker and by `ffmpeg`, timed and weighed.
 
+use crate::processor::{ended_children_cpu, spent};
 use plexbeam_api::{event::Event, route, segment::SegmentKind};
 use plexbeam_tests::{TestEnv, env::Worker, env::http_client, probe, wait};
 use std::{
@@ -374,30 +375,6 @@ impl<'a> Task<'a> {
         ]);
         Ok(args.into_iter().map(str::to_owned).collect())
     }
-}
-
-/// Fields of `/proc/PID/stat` from the state on, which is field 3 (proc(5)); none where it is gone.
-fn stat(pid: u32) -> Vec<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    after.split(' ').map(str::to_owned).collect()
-}
-
-/// Two of its fields of ticks of 1/100 s, seconds.
-fn ticks(fields: &[String], first: usize) -> Option<f64> {
-    let of = |at: usize| fields.get(at - 3)?.parse::<f64>().ok();
-    Some((of(first)? + of(first + 1)?) / 100.0)
-}
-
-/// Processor seconds of a process itself: utime, stime.
-fn spent(pid: u32) -> Option<f64> {
-    ticks(&stat(pid), 14)
-}
-
-/// Processor seconds of a process's children that have ended and were waited for (proc(5): cutime,
-/// cstime, in ticks of 1/100 s).
-fn ended_children_cpu(pid: u32) -> f64 {
-    ticks(&stat(pid), 16).unwrap_or_default()
 }
 
 /// `VmHWM` of a process, MiB; 0 when it is gone.

@@ -4,6 +4,7 @@ use super::{
     SHOWN,
     origin::{Origin, WORKER},
 };
+use crate::processor::spent;
 use plexbeam_api::mount::{Binding, WorkerRow, XATTR_SOURCE, XATTR_WORKERS};
 use plexbeam_tests::{
     env::{self, Process, program},
@@ -91,12 +92,7 @@ impl Ours {
 
     /// Seconds of processor that the daemon has used.
     pub(super) fn cpu(&self) -> f64 {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.process.id()));
-        let text = text.unwrap_or_default();
-        let fields = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        let ticks = |n: usize| fields.split(' ').nth(n)?.parse::<f64>().ok();
-        // proc(5): utime and stime, in hundredths on Linux.
-        (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
+        spent(self.process.id()).unwrap_or_default()
     }
 }
 
