@@ -1,7 +1,10 @@
 //! Films with flipped bits, of which more can be made than an error.
 
-use crate::kit::{clip, close, dash, decodes, job, packets, run, segments, times};
-use plexbeam_api::job::{CodecSpec, Container, JobSpec, Source, StreamSelector};
+use crate::kit::{clip, close, dash, decodes, job, packets, run, segments, times, try_run};
+use plexbeam_api::{
+    Kind,
+    job::{CodecSpec, Container, JobSpec, Source, StreamSelector},
+};
 
 /// Where the tags of this type lie in an FLV file (Adobe Flash Video File Format 10.1, E.4): 8 is
 /// sound, 9 video.
@@ -109,17 +112,17 @@ fn sound_that_lies_far_before_its_pictures_is_no_dead_end() {
 }
 
 /// One picture of which only the time of showing lies an hour ahead: it is shown when it is decoded,
-/// and its neighbours when they were to be.
+/// and its neighbours when they were to be. Two within a moment end the job.
 #[test]
 fn a_copied_picture_that_would_be_shown_far_ahead_is_shown() {
     let dir = tempfile::tempdir().unwrap();
     let whole = clip(dir.path(), "whole.flv", 12, &["-c:a", "aac", "-ac", "2"]);
     let mut film = std::fs::read(&whole).unwrap();
     // Behind the tag's header and two bytes of the codec's: how much later it is shown (E.4.3.2).
-    let tag = tags(&film, 9)[100];
-    film[tag + 11 + 2] ^= 0x40;
+    let pictures = tags(&film, 9);
+    film[pictures[100] + 11 + 2] ^= 0x40;
     let damaged = dir.path().join("damaged.flv");
-    std::fs::write(&damaged, film).unwrap();
+    std::fs::write(&damaged, &film).unwrap();
 
     let [right, made] = [whole.as_str(), damaged.to_str().unwrap()].map(|path| {
         let job = run(&copied(path));
@@ -135,4 +138,10 @@ fn a_copied_picture_that_would_be_shown_far_ahead_is_shown() {
     assert!(moved.len() <= 1, "{moved:?}");
     // In order of showing, those between its two places are one place off.
     close(&made, &right, 0.045);
+
+    // Where many do not say it, their order is not known.
+    film[pictures[110] + 11 + 2] ^= 0x40;
+    std::fs::write(&damaged, film).unwrap();
+    let problem = try_run(&copied(damaged.to_str().unwrap())).err();
+    assert_eq!(problem.map(|problem| problem.kind), Some(Kind::Unsupported));
 }
