@@ -210,7 +210,7 @@ fn no_seam_shows_behind_the_first_segment() {
         "-r",
         "23.975999999999999",
         "-vf",
-        "scale=160:90",
+        "scale=256:144",
         "-c:v",
         "libx264",
         "-preset",

@@ -188,7 +188,7 @@ fn reference(dir: &Path, path: &str, maps: [&str; 2]) -> (Vec<f64>, f64) {
         "-r",
         RATE,
         "-vf",
-        "scale=160:90",
+        "scale=256:144",
         "-c:v",
         "libx264",
         "-preset",

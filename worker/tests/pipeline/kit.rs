@@ -117,7 +117,10 @@ pub(crate) fn job(path: &str, seek: Option<i64>, packaging: Packaging, keys: f64
             decoders: Vec::new(),
         }],
         graphs: vec![
-            "[0:0]scale=w=160:h=90:force_divisible_by=2[0];[0]format=pix_fmts=yuv420p|nv12[1]"
+            // Sixteen macroblocks wide: at some other widths (160, 320, 854) the AVX-512 code of x264
+            // r3095 reads memory that nobody wrote, as `ffmpeg` shows with `MALLOC_PERTURB_`, and no
+            // encode is like the next.
+            "[0:0]scale=w=256:h=144:force_divisible_by=2[0];[0]format=pix_fmts=yuv420p|nv12[1]"
                 .to_owned(),
             "[0:1] aresample=async=1:ochl='stereo':rematrix_maxval=0.000000dB:osr=48000[2]"
                 .to_owned(),

@@ -70,7 +70,7 @@ fn frames_equal_those_of_ffmpeg() {
         "-r",
         "23.975999999999999",
         "-vf",
-        "scale=160:90",
+        "scale=256:144",
         "-c:v",
         "libx264",
         "-preset",
@@ -262,7 +262,7 @@ fn a_late_video_is_filled_from_zero_and_probed_facts_are_told() {
     let probed = made.probed();
     assert_eq!(
         (probed.pictures[0].width, probed.pictures[0].height),
-        (160, 90)
+        (256, 144)
     );
     assert_eq!(probed.streams.len(), 2);
     assert_eq!(probed.streams[1].codec, "ac3");

@@ -96,9 +96,22 @@ fn hdr_is_mapped_on_the_device() {
     let likeness = ssim(&on_device, &same, "");
     assert!(likeness >= 0.98, "{likeness}");
     // The processor's curve has other constants, and the clip's colours are the strongest there are.
-    let software = video_file(dir.path(), "software.mp4", &spec);
-    let likeness = ssim(&on_device, &software, "");
+    let likeness = ssim(&on_device, &exact(dir.path(), &pq), "");
     assert!(likeness >= 0.92, "{likeness}");
+}
+
+/// By the processor, with exact transfer functions: the approximate ones are not the same on all, and
+/// zimg 3.0.4's for AVX-512 are far off where colours are stronger than the curve's peak.
+fn exact(dir: &Path, pq: &str) -> String {
+    reference(
+        dir,
+        "exact.mkv",
+        pq,
+        &[],
+        "[0:v]scale=160:90,zscale=t=linear:npl=100:agamma=0,format=gbrpf32le,\
+         zscale=p=bt709:agamma=0,tonemap=hable:desat=0,\
+         zscale=t=bt709:m=bt709:r=tv:agamma=0,format=yuv420p[out]",
+    )
 }
 
 /// What the device did not prove is done by the processor between a download and an upload.
@@ -109,6 +122,7 @@ fn each_missing_step_falls_back_alone() {
     let graph = "[0:0]scale=w=160:h=90[a];[a]tonemap=hable[b];[b]format=yuv420p[1]";
     let spec = video_job(&pq, None, graph);
     let software = video_file(dir.path(), "software.mp4", &spec);
+    let exact = exact(dir.path(), &pq);
     for missing in [Step::Tonemap, Step::Scale10] {
         let mut can = vulkan();
         assert!(can.steps.remove(&missing), "{missing:?} was proved");
@@ -120,8 +134,11 @@ fn each_missing_step_falls_back_alone() {
             "{missing:?}"
         );
         // Mapping enlarges what two scalers differ in.
-        let floor = if missing == Step::Tonemap { 0.97 } else { 0.92 };
-        let likeness = ssim(&mixed, &software, "");
+        let (like, floor) = match missing {
+            Step::Tonemap => (&software, 0.97),
+            _ => (&exact, 0.92),
+        };
+        let likeness = ssim(&mixed, like, "");
         assert!(likeness >= floor, "{missing:?}: {likeness}");
     }
 }
