@@ -9,10 +9,9 @@ use crate::config::Secret;
 use crate::http::{Call, CallError, Connection, Method, Reply, Url, within};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use plexbeam_api::{
-    Accepted, FileName, Id, JobSpec, Kind, Problem, Segment, SessionStatus, route, segment::Digest,
-    session::Throttle,
+    Accepted, FileName, Id, JobSpec, Kind, Problem, Segment, SessionStatus, checksum::Verifier,
+    route, session::Throttle,
 };
-use sha2::Digest as _;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
@@ -276,8 +275,8 @@ impl Session {
         self.worker.check(&reply)
     }
 
-    /// Fetches a file into the one that `create` makes once the worker sends it, and checks size and
-    /// digest. What is there after an error is the caller's to remove.
+    /// Fetches a file into the one that `create` makes once the worker sends it, and checks the
+    /// bytes. What is there after an error is the caller's to remove.
     pub async fn fetch(
         &self,
         connection: &mut Connection,
@@ -299,13 +298,12 @@ impl Session {
         }
         // The directory may be in a mount that comes to hang: nothing else waits for it.
         let mut file = tokio::fs::File::from_std(create().await?);
-        let (mut hasher, mut size) = (sha2::Sha256::new(), 0_u64);
+        let mut verifier = Verifier::new(segment);
         while let Some(data) = self.next_data(&mut body, deadline).await? {
-            size += data.len() as u64;
-            if size > segment.size {
+            verifier.update(&data);
+            if verifier.size() > segment.size {
                 break;
             }
-            hasher.update(&data);
             timeout_at(deadline, file.write_all(&data))
                 .await
                 .map_err(|_| late())??;
@@ -313,12 +311,7 @@ impl Session {
         timeout_at(deadline, file.flush())
             .await
             .map_err(|_| late())??;
-        let digest = hasher
-            .finalize()
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        if size != segment.size || Digest(digest) != segment.digest {
+        if !verifier.is_right() {
             return Err(FetchError::Damaged(segment.name.clone()));
         }
         Ok(())
@@ -383,7 +376,7 @@ pub enum FetchError {
     /// This host's side.
     #[error("cannot write here: {0}")]
     Here(#[from] std::io::Error),
-    /// Size or digest are not what was published.
+    /// The bytes are not what was published.
     #[error("{0} did not arrive as it was published")]
     Damaged(FileName),
 }

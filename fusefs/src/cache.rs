@@ -12,8 +12,8 @@
 //! instance finds what an earlier one held ([`SegmentCache::adopt`]). What it does not adopt is
 //! unlinked ([`SegmentCache::tidy`]).
 //!
-//! A cache may miss but may not lie: length and SHA-256 are checked before a file can be had, of
-//! adopted ones, too. A reader in step with a download is given all but the last byte before that.
+//! A cache may miss but may not lie: the bytes are checked ([`plexbeam_api::checksum`]) before a file
+//! can be had, those of adopted ones, too. A reader in step with a download is given all but the last byte before that.
 
 mod adopt;
 mod arriving;
@@ -370,9 +370,8 @@ impl SegmentCache {
         }
     }
 
-    /// Up to `len` bytes from `offset` for a reader, as soon as the first of them are here; the digest
-    /// need not have been checked for these. The last byte of a file is given only when its digest is
-    /// right, so that nobody reads a damaged file to its end.
+    /// Up to `len` bytes from `offset` for a reader, as soon as the first of them are here,
+    /// checked or not. The last byte of a file is given only when all are right, so that nobody reads a damaged file to its end.
     pub async fn demand_part(
         self: &Arc<Self>,
         file: &Arc<RemoteFile>,

@@ -9,6 +9,7 @@ use crate::{
 };
 use fuser::FileType;
 use parking_lot::{Mutex, RwLock};
+use plexbeam_api::checksum::Verifier;
 use rustix::fd::OwnedFd;
 use std::{
     collections::HashMap,
@@ -59,8 +60,8 @@ pub struct RemoteHandle {
     /// Counted among the inode's direct opens that are under way; a read shows that the kernel has
     /// taken the answer.
     pub underway: AtomicBool,
-    /// Says whether what was read before its digest was checked turned out damaged; `None` where all
-    /// was checked.
+    /// Says whether what was read before all was checked turned out damaged; `None` where
+    /// nothing was.
     pub doubt: Mutex<Option<Doubt>>,
     /// What was read ahead past the cache, or a playlist's text.
     pub window: tokio::sync::Mutex<Window>,
@@ -73,8 +74,8 @@ pub struct Window {
     pub offset: u64,
     /// The bytes.
     pub bytes: bytes::Bytes,
-    /// Digest of all that came in order from the file's beginning, and how far that is.
-    pub hashed: (sha2::Sha256, u64),
+    /// Has taken all that came in order from the file's beginning.
+    pub verifier: Option<Verifier>,
 }
 
 /// A name of a listing; those of a worker's files are not copied.

@@ -148,6 +148,7 @@ pub(super) mod tests {
             name: name.parse().unwrap(),
             size: 1000,
             digest: Digest::of(name.as_bytes()),
+            checksum: None,
             time_scale: 1000,
             pts: i64::from(number.unwrap_or(0)) * 5000,
             duration: 5000,

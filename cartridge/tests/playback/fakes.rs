@@ -10,6 +10,7 @@ use axum::{
 };
 use plexbeam_api::{
     API_VERSION, Accepted, Event, FileName, JobSpec, Kind, Problem, Segment, SessionStatus,
+    checksum::Checksum,
     event::{InputStream, LogLevel, LogLine, Picture, Probed, Progress, StateChange},
     segment::{Digest, MediaKind, Rendition, RowTimes, SegmentKind},
     session::{SessionState, Urls},
@@ -501,6 +502,7 @@ fn file_of(name: &str, bytes: &[u8]) -> Segment {
         name,
         size: bytes.len() as u64,
         digest: Digest::of(bytes),
+        checksum: Some(Checksum::of(bytes)),
         time_scale: 1000,
         pts: 0,
         duration: 0,

@@ -109,9 +109,9 @@ impl SegmentCache {
         file: &Arc<RemoteFile>,
         progress: &watch::Sender<Written>,
     ) -> Result<Arc<CacheFile>, FetchError> {
-        let digest = file.segment().digest.0.clone();
+        let segment = file.segment();
         let (left, right) = blocking(move || {
-            let right = left.is_checked() || left.check(&digest);
+            let right = left.is_checked() || left.check(&segment);
             Ok((left, right))
         })
         .await?;

@@ -1,5 +1,5 @@
 //! What of a download can be read before it is kept: bytes on their way to the cache file, and those
-//! that are in it. The last byte of a file can be read only once the digest of all is right.
+//! that are in it. The last byte of a file can be read only once all are checked.
 
 use crate::{overlay::read_up_to, remote::FetchError};
 use bytes::{Bytes, BytesMut};
@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Whether bytes that were given before their digest was checked turned out damaged.
+/// Whether bytes that were given before all were checked turned out damaged.
 #[derive(Debug, Clone, Default)]
 pub struct Doubt(Arc<AtomicBool>);
 
@@ -42,7 +42,7 @@ pub(super) struct Arriving {
     kept: VecDeque<Bytes>,
     kept_from: u64,
     came: u64,
-    /// All came, with the announced digest.
+    /// All came, and are the announced ones.
     right: bool,
     doubt: Doubt,
 }
@@ -90,7 +90,7 @@ impl Arriving {
         }
     }
 
-    /// All came, and the digest is the announced one.
+    /// All came, and are the announced ones.
     pub(super) fn is_right(&mut self) {
         self.right = true;
     }

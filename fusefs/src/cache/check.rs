@@ -1,4 +1,4 @@
-//! Length and digest of a body, and its way into the cache file.
+//! The check of a body, and its way into the cache file.
 //!
 //! Who reads in step is told of bytes as they come. Meanwhile they are hashed and then written on a
 //! thread, in that order, so that the last byte need not wait for the disk. Where the disk takes
@@ -8,8 +8,7 @@ use super::arriving::{Arriving, Written};
 use crate::remote::{Body, FetchError, RemoteFile};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use plexbeam_api::Segment;
-use sha2::{Digest as _, Sha256};
+use plexbeam_api::checksum::Verifier;
 use std::{
     fs::File,
     future::Future,
@@ -29,9 +28,8 @@ pub(super) type Sink = (Arc<File>, TempPath);
 
 /// The check of a body that is kept, or only looked at.
 pub(super) struct Check {
-    hash: Sha256,
-    size: u64,
-    expected: Arc<Segment>,
+    verifier: Verifier,
+    expected: u64,
     progress: Option<watch::Sender<Written>>,
     sink: Result<Sink, FetchError>,
 }
@@ -39,10 +37,10 @@ pub(super) struct Check {
 impl Check {
     /// `progress`: who hears of what came, where it is kept.
     pub(super) fn new(file: &RemoteFile, progress: Option<watch::Sender<Written>>) -> Self {
+        let segment = file.segment();
         Check {
-            hash: Sha256::new(),
-            size: 0,
-            expected: file.segment(),
+            verifier: Verifier::new(&segment),
+            expected: segment.size,
             progress,
             sink: Err(FetchError::Local("no file was made".into())),
         }
@@ -56,7 +54,8 @@ impl Check {
 
     /// What is missing: first byte and length; `None` is all of it.
     pub(super) fn rest(&self) -> Option<(u64, u64)> {
-        (self.size > 0).then(|| (self.size, self.expected.size - self.size))
+        let size = self.verifier.size();
+        (size > 0).then(|| (size, self.expected - size))
     }
 
     /// Takes all of the body. `begun` is this check once it can write. Gives where the body was
@@ -122,34 +121,29 @@ impl Check {
 
     fn take(mut self, batch: &[Bytes], last: bool) -> Result<Self, FetchError> {
         for bytes in batch {
-            self.size += bytes.len() as u64;
-            self.hash.update(bytes);
+            self.verifier.update(bytes);
         }
+        let size = self.verifier.size();
         if last {
             self.judge()?;
         }
         if let Ok((file, _)) = &self.sink {
             match write_all(file, batch) {
-                Ok(()) => self.tell(|arriving| arriving.wrote(file, self.size)),
+                Ok(()) => self.tell(|arriving| arriving.wrote(file, size)),
                 Err(error) => self.sink = Err(error.into()),
             }
         }
-        self.tell(|arriving| arriving.passed(self.size));
+        self.tell(|arriving| arriving.passed(size));
         Ok(self)
     }
 
     /// Nothing more comes.
-    fn judge(&mut self) -> Result<(), FetchError> {
-        if self.size != self.expected.size {
+    fn judge(&self) -> Result<(), FetchError> {
+        if self.verifier.size() != self.expected {
             return Err(FetchError::Damaged("too short"));
         }
-        let digest: String = std::mem::take(&mut self.hash)
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        if digest != self.expected.digest.0 {
-            return Err(FetchError::Damaged("another digest"));
+        if !self.verifier.clone().is_right() {
+            return Err(FetchError::Damaged("other bytes than announced"));
         }
         self.tell(Arriving::is_right);
         Ok(())

@@ -145,7 +145,7 @@ impl SegmentCache {
         sink.map_err(over)
     }
 
-    /// Checks length and digest of a file that cannot be kept.
+    /// Checks the bytes of a file that cannot be kept.
     pub async fn examine(&self, file: &RemoteFile) -> Result<(), FetchError> {
         let _place = self.place(file).await;
         let body = self.source.open(file, None).await?;

@@ -2,7 +2,7 @@
 
 use super::{Room, check::Sink};
 use crate::{overlay::read_up_to, remote::RemoteFile};
-use plexbeam_api::Segment;
+use plexbeam_api::{Segment, checksum::Verifier};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -32,7 +32,7 @@ pub struct CacheFile {
     file: Arc<File>,
     size: u64,
     path: PathBuf,
-    /// The bytes have the announced digest.
+    /// The bytes are the announced ones.
     checked: AtomicBool,
     /// Another instance may have it open.
     shared: bool,
@@ -139,25 +139,20 @@ impl CacheFile {
         self.checked.load(Ordering::Acquire)
     }
 
-    /// True when the bytes have this digest, as lower-case hex.
-    pub(super) fn check(&self, digest: &str) -> bool {
-        let mut hash = Sha256::new();
+    /// True when the bytes are those of this segment.
+    pub(super) fn check(&self, segment: &Segment) -> bool {
+        let mut verifier = Verifier::new(segment);
         let mut at = 0;
         while at < self.size {
             match self.read(at, BLOCK) {
                 Ok(bytes) if !bytes.is_empty() => {
                     at += bytes.len() as u64;
-                    hash.update(&bytes);
+                    verifier.update(&bytes);
                 }
                 Ok(_) | Err(_) => return false,
             }
         }
-        let found: String = hash
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let right = found == digest;
+        let right = verifier.is_right();
         self.checked.store(right, Ordering::Release);
         right
     }

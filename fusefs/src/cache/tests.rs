@@ -9,6 +9,7 @@ use futures_util::{
 };
 use plexbeam_api::{
     Segment,
+    checksum::Checksum,
     segment::{Digest, SegmentKind},
 };
 use std::sync::atomic::AtomicU32;
@@ -90,6 +91,7 @@ fn file(session: &Session, name: &str, size: u64) -> Arc<RemoteFile> {
         name: name.parse().unwrap(),
         size,
         digest: Digest::of(&content(name, size)),
+        checksum: Some(Checksum::of(&content(name, size))),
         time_scale: 1,
         pts: 0,
         duration: 0,

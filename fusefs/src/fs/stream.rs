@@ -7,6 +7,7 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use plexbeam_api::checksum::Verifier;
 use sha2::{Digest as _, Sha256};
 
 /// Bytes asked for at a time when a file streams past the cache; each open file may have as many.
@@ -15,7 +16,7 @@ const WINDOW: u64 = 512 << 10;
 const MAX_PLAYLIST: usize = 16 << 20;
 
 /// Reads from a worker past the cache, a window ahead. Who reads the file in order from its beginning
-/// gets its last window only when the digest of all is right.
+/// gets its last window only when all was right.
 pub(super) async fn read_past(
     source: &dyn SegmentSource,
     remote: &RemoteHandle,
@@ -38,15 +39,15 @@ pub(super) async fn read_past(
         if (bytes.len() as u64) < ahead {
             return Err(FetchError::Unreachable("the range broke off".into()));
         }
-        if window.hashed.1 >= offset {
-            let (hash, end) = &mut window.hashed;
-            hash.update(&bytes[((*end - offset) as usize).min(bytes.len())..]);
-            *end = (*end).max(offset + ahead);
-            if *end == size && hex(&hash.clone().finalize()) != remote.file.segment().digest.0 {
+        let new = || Verifier::new(&remote.file.segment());
+        let verifier = window.verifier.get_or_insert_with(new);
+        if verifier.size() >= offset {
+            verifier.update(&bytes[((verifier.size() - offset) as usize).min(bytes.len())..]);
+            if verifier.size() == size && !verifier.clone().is_right() {
                 let doubt = Doubt::default();
                 doubt.confirm();
                 *remote.doubt.lock() = Some(doubt);
-                return Err(FetchError::Damaged("another digest"));
+                return Err(FetchError::Damaged("other bytes than announced"));
             }
         }
         (window.offset, window.bytes) = (offset, bytes.freeze());

@@ -222,6 +222,7 @@ impl Session {
             let segment = Segment {
                 size,
                 digest,
+                checksum: None,
                 ..(*segment).clone()
             };
             supersede(known, segment);

@@ -51,32 +51,43 @@ fn a_name_appears_when_its_bytes_are_whole_and_here() {
     }
 }
 
+/// Whether the worker tells the checksum or, as an older one, only the digest.
 #[test]
 fn damage_is_fetched_again_and_never_shown() {
     if !can_mount() {
         return;
     }
     let env = Env::new();
-    env.worker.new_session("s1");
-    let dir = env.bind("play", "s1");
-    let (bad, once, good) = (media_name(0, 1), media_name(0, 2), media_name(0, 3));
+    for (rendition, tells_checksum) in [(0, true), (1, false)] {
+        damage(&env, rendition, tells_checksum);
+    }
+}
+
+fn damage(env: &Env, rendition: u32, tells_checksum: bool) {
+    let session = &format!("s{rendition}");
+    env.worker.new_session(session);
+    let dir = env.bind(session, session);
+    let [bad, once, good] = [1, 2, 3].map(|number| media_name(rendition, number));
     env.worker.lock().damage.insert(bad.clone(), u32::MAX);
     env.worker.lock().damage.insert(once.clone(), 1);
     env.worker.lock().failures.insert(good.clone(), 2);
-    env.worker.publish_media("s1", 0, 1, 5_000);
-    let bytes = env.worker.publish_media("s1", 0, 2, 5_000);
-    env.worker.publish_media("s1", 0, 3, 5_000);
+    let bytes = bytes_of(7, 5_000);
+    for (number, name) in (1..).zip([&bad, &once, &good]) {
+        let mut segment = segment(name, &bytes, Some(rendition), Some(number));
+        segment.checksum = segment.checksum.filter(|_| tells_checksum);
+        env.worker.publish(session, segment, &bytes);
+    }
 
-    env.wait_held("play", &once).unwrap();
-    env.wait_held("play", &good).unwrap();
-    assert_eq!(env.wait_held("play", &bad), Err(Errno::NODATA));
+    env.wait_held(session, &once).unwrap();
+    env.wait_held(session, &good).unwrap();
+    assert_eq!(env.wait_held(session, &bad), Err(Errno::NODATA));
     assert_eq!(env.worker.asked(&bad), 3);
     assert_eq!(env.worker.asked(&once), 2);
     assert_eq!(env.worker.asked(&good), 3);
     assert_eq!(names(&dir), [once.clone(), good]);
     assert_eq!(fs::read(dir.join(once)).unwrap(), bytes);
     // Nor does it come in by the other door.
-    let read = fs::read(env.path("sessions/s1").join(&bad));
+    let read = fs::read(env.path("sessions").join(session).join(&bad));
     assert_eq!(errno(read), Errno::IO);
 }
 

@@ -147,7 +147,7 @@ const PROMISES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
-        "Its bytes are given as they arrive; the last ones only when the digest is right, so a file that \
+        "Its bytes are given as they arrive; the last ones only when all are right, so a file that \
          comes damaged ends with an error.",
         &[(
             SESSIONS,

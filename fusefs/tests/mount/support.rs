@@ -9,6 +9,7 @@ pub(crate) use worker::*;
 use bytes::Bytes;
 use plexbeam_api::{
     Id, Segment,
+    checksum::Checksum,
     mount::{Binding, XATTR_CACHE, XATTR_HELD, XATTR_SOURCE},
     segment::{Digest, SegmentKind},
 };
@@ -77,6 +78,7 @@ pub(crate) fn segment(
         name: name.parse().unwrap(),
         size: bytes.len() as u64,
         digest: Digest::of(bytes),
+        checksum: Some(Checksum::of(bytes)),
         time_scale: 1000,
         pts: 0,
         duration: 5000,

@@ -5,12 +5,14 @@
 //! * [`session`]: what became of it ([`SessionStatus`], [`Accepted`], [`Health`]).
 //! * [`event`]: what happens meanwhile, one enum for server-sent events and the job child's pipe.
 //! * [`segment`]: a finished file of a session, and what a manifest needs to know of it.
+//! * [`checksum`]: what its bytes are checked by when they come.
 //! * [`manifest`]: MPD, CSV list and HLS playlist as pure values with a text form.
 //! * [`mount`]: the extended attributes by which cartridge and mount talk.
 //! * [`media`]: signed URLs of the mount's media route.
 //! * [`error`]: one small set of error kinds, and problem JSON (RFC 9457).
 //! * [`route`]: paths and header names.
 
+pub mod checksum;
 pub mod error;
 pub mod event;
 pub mod id;

@@ -2,7 +2,7 @@
 //! except [`SegmentKind::Playlist`]. A segment that a worker dropped and made again is another file
 //! under the same name: its digest tells the makings apart.
 
-use crate::{FileName, Id};
+use crate::{FileName, Id, checksum::Checksum};
 use serde::{Deserialize, Serialize};
 
 /// Identity of a file across programs.
@@ -37,11 +37,11 @@ impl Digest {
     /// Digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest as _;
-        let mut text = String::with_capacity(64);
-        for byte in sha2::Sha256::digest(bytes) {
-            text.push_str(&format!("{byte:02x}"));
-        }
-        Digest(text)
+        Digest::from_sum(&sha2::Sha256::digest(bytes))
+    }
+
+    pub(crate) fn from_sum(sum: &[u8]) -> Self {
+        Digest(sum.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The strong entity tag (RFC 9110 8.8.3) under which a worker sends the bytes of this digest.
@@ -126,6 +126,10 @@ pub struct Segment {
     pub size: u64,
     /// SHA-256 of the bytes.
     pub digest: Digest,
+    /// What the bytes are checked by on their way; `None` from a worker that does not tell it, then
+    /// they are checked by `digest`.
+    #[serde(default)]
+    pub checksum: Option<Checksum>,
     /// Ticks per second of `pts` and `duration`.
     pub time_scale: u32,
     /// Earliest presentation time on the title's timeline, in ticks; 0 for init and header.

@@ -251,6 +251,7 @@ impl<'a> Publisher<'a> {
         let as_given = Segment {
             size: given.size,
             digest: given.digest.clone(),
+            checksum: given.checksum.clone(),
             ..made.clone()
         };
         // Renditions are DASH's: each segment of theirs is decoded by itself.

@@ -50,6 +50,7 @@ impl Bench {
             name,
             size: size as u64,
             digest: Digest::of(&bytes),
+            checksum: None,
             time_scale: 1,
             pts: 0,
             duration: 0,

@@ -2,6 +2,7 @@
 
 use plexbeam_api::{
     Event, FileName, Kind, Problem, Segment,
+    checksum::Checksum,
     event::{LogLevel, LogLine, Probed, Progress},
     segment::{Digest, SegmentKind},
 };
@@ -54,6 +55,7 @@ fn segment(kind: SegmentKind, number: Option<u32>, name: &str, data: &[u8]) -> S
         name: name.parse::<FileName>().unwrap(),
         size: data.len() as u64,
         digest: Digest::of(data),
+        checksum: Some(Checksum::of(data)),
         time_scale: 90_000,
         pts: i64::from(number.unwrap_or(0)) * 90_000,
         duration: 90_000,

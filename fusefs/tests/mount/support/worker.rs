@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use plexbeam_api::{
     FileName, Id, Segment, SessionState, SessionStatus,
+    checksum::Checksum,
     event::{Progress, WorkerEvent},
     segment::Digest,
     session::{Health, HealthDetail},
@@ -213,6 +214,7 @@ impl FakeWorker {
         let mut files = known.files.iter_mut();
         let (segment, kept) = files.find(|(file, _)| file.name.as_str() == name).unwrap();
         (segment.size, segment.digest) = (bytes.len() as u64, Digest::of(bytes));
+        segment.checksum = Some(Checksum::of(bytes));
         *kept = bytes.clone();
     }
 

@@ -7,6 +7,7 @@ use crate::{
 };
 use plexbeam_api::{
     FileName, Segment,
+    checksum::Checksum,
     segment::{Digest, MediaKind, RowTimes, SegmentKind},
 };
 
@@ -28,6 +29,7 @@ impl Cutter<'_> {
             name,
             size: bytes.len() as u64,
             digest: Digest::of(bytes),
+            checksum: Some(Checksum::of(bytes)),
             time_scale: 1_000_000,
             pts: 0,
             duration: 0,

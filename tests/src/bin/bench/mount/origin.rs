@@ -3,6 +3,7 @@
 
 use plexbeam_api::{
     FileName, Id, Segment, SessionState, SessionStatus,
+    checksum::Checksum,
     event::{Progress, WorkerEvent},
     segment::{Digest, SegmentKind},
 };
@@ -50,6 +51,7 @@ pub(crate) struct Content {
     path: PathBuf,
     size: u64,
     digest: Digest,
+    checksum: Checksum,
 }
 
 impl Content {
@@ -61,6 +63,7 @@ impl Content {
             path,
             size: bytes.len() as u64,
             digest: Digest::of(bytes),
+            checksum: Checksum::of(bytes),
         })
     }
 }
@@ -172,6 +175,7 @@ impl Origin {
             name: name.parse::<FileName>().map_err(|e| e.to_string())?,
             size: content.size,
             digest: content.digest.clone(),
+            checksum: Some(content.checksum.clone()),
             time_scale: 1000,
             pts: 0,
             duration: 1000,
