@@ -74,6 +74,7 @@ fn serve(
     let config = config_of(args, &start, under, media);
     std::env::set_current_dir("/")?;
     run::raise_file_limit();
+    run::ask_for_short_slices();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -128,6 +128,67 @@ fn it_returns_when_it_is_mounted_and_ends_with_the_mount() {
     assert_eq!(fs::read(place.path().join("new")).unwrap(), b"x");
 }
 
+/// The process that answers the kernel asks for short slices; niceness and policy stay as they were.
+#[test]
+fn whoever_serves_runs_in_short_slices() {
+    if !can_mount() {
+        return;
+    }
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = kernel
+        .split(['.', '-'])
+        .map_while(|n| n.parse::<u32>().ok());
+    let knows = (numbers.next(), numbers.next()) >= (Some(6), Some(12));
+    if !knows || shown_by_the_scheduler("self", "se.slice").is_none() {
+        eprintln!("\n*** SKIPPED: this kernel grants no slices (6.12), or shows none ***\n");
+        return;
+    }
+    let ours = ["policy", "prio"].map(|key| shown_by_the_scheduler("self", key));
+    for alone in [false, true] {
+        let place = Place::new();
+        let mut child = place.foreground(|command| {
+            command.args(alone.then_some("--no-supervise"));
+        });
+        let threads = serving_threads(&place);
+        assert!(!threads.is_empty());
+        for thread in threads {
+            let theirs = ["policy", "prio"].map(|key| shown_by_the_scheduler(&thread, key));
+            assert_eq!(theirs, ours, "{thread}");
+            let slice = shown_by_the_scheduler(&thread, "se.slice");
+            assert_eq!(slice.as_deref(), Some("100000"), "{thread}");
+        }
+        kill(&child, "-TERM");
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+/// `PID/task/TID` of the threads that answer the kernel for this mount.
+fn serving_threads(place: &Place) -> Vec<String> {
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        if !String::from_utf8_lossy(&command).contains(place.path().to_str().unwrap()) {
+            continue;
+        }
+        let threads = fs::read_dir(process.path().join("task"));
+        for thread in threads.into_iter().flatten().flatten() {
+            let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+            if name.starts_with("fuser-") {
+                let path = thread.path();
+                found.push(path.strip_prefix("/proc").unwrap().to_str().unwrap().into());
+            }
+        }
+    }
+    found
+}
+
+fn shown_by_the_scheduler(of: &str, key: &str) -> Option<String> {
+    let shown = fs::read_to_string(format!("/proc/{of}/sched")).ok()?;
+    let mut lines = shown.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = lines.find(|(name, _)| name.trim() == key)?;
+    Some(value.trim().to_owned())
+}
+
 #[test]
 fn sigterm_and_sigint_unmount_cleanly() {
     if !can_mount() {

@@ -135,7 +135,7 @@ mod tests {
     /// By checksum and by digest, in parts of any size: only the very bytes are right.
     #[test]
     fn only_the_announced_bytes_are_right() {
-        let bytes: Vec<u8> = (0..3000_u32).map(|n| (n * n >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..3000_u32).map(|n| ((n * n) >> 3) as u8).collect();
         for with_checksum in [true, false] {
             let segment = announced(&bytes, with_checksum);
             for part in [1, 7, 1000, 5000] {
