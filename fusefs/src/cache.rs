@@ -22,6 +22,7 @@ mod fetch;
 mod file;
 mod flight;
 mod folder;
+mod room;
 mod shelf;
 #[cfg(test)]
 mod tests;
@@ -30,9 +31,10 @@ pub use arriving::Doubt;
 pub use file::CacheFile;
 pub use folder::MemoryFolder;
 pub(crate) use folder::folder_for;
+pub use room::{Room, Want};
 pub use shelf::Rank;
 
-use self::{flight::Flight, shelf::Shelf};
+use self::{flight::Flight, room::Ledger, shelf::Shelf};
 use crate::{
     config::CacheConfig,
     remote::{FetchError, RemoteFile, SegmentSource},
@@ -43,15 +45,9 @@ use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
-use tokio::sync::{Notify, Semaphore};
-
-/// Disk space is given out in blocks of this many bytes, so rooms are rounded up to it.
-const DISK_BLOCK: u64 = 4096;
+use tokio::sync::Semaphore;
 
 /// Identity of a kept file: its session's `uid` and its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,40 +63,6 @@ impl FileKey {
             session: file.origin.uid,
             file: file.uid,
         }
-    }
-}
-
-/// For whom room is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
-    /// For a reader, or for a file that nobody has asked for: takes what is free.
-    Spare,
-    /// For the next segments of this binding: may also push out what other bindings hold unread
-    /// beyond their even share, the newest first.
-    Share(u64),
-}
-
-#[derive(Debug)]
-struct Ledger {
-    ceiling: u64,
-    used: AtomicU64,
-    peak: AtomicU64,
-    freed: Notify,
-    /// A later instance has the folder: no room is given, and no name is made or taken.
-    handed: AtomicBool,
-}
-
-/// Bytes taken from the ceiling until this is dropped.
-#[derive(Debug)]
-pub struct Room {
-    ledger: Arc<Ledger>,
-    bytes: u64,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.ledger.used.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.ledger.freed.notify_waiters();
     }
 }
 
@@ -174,13 +136,7 @@ impl SegmentCache {
         };
         tempfile::tempfile_in(&dir)?;
         Ok(Arc::new(SegmentCache {
-            ledger: Arc::new(Ledger {
-                ceiling: config.ceiling,
-                used: AtomicU64::new(0),
-                peak: AtomicU64::new(0),
-                freed: Notify::new(),
-                handed: AtomicBool::new(false),
-            }),
+            ledger: Arc::new(Ledger::new(config.ceiling)),
             shelf: Mutex::new(Shelf {
                 entries: LruCache::unbounded(),
                 owners: HashSet::new(),
@@ -280,59 +236,6 @@ impl SegmentCache {
             }
         }
         drop(dropped);
-    }
-
-    /// True when a file of this size can never be kept.
-    pub fn is_too_big(&self, size: u64) -> bool {
-        on_disk(size) > self.ledger.ceiling
-    }
-
-    /// Takes room for a file of this size, pushing out what may go. `None` when there is none.
-    pub fn try_room(&self, size: u64, want: Want) -> Option<Room> {
-        let bytes = on_disk(size);
-        if bytes > self.ledger.ceiling || self.ledger.handed.load(Ordering::Acquire) {
-            return None;
-        }
-        loop {
-            if let Some(room) = self.take(bytes) {
-                return Some(room);
-            }
-            let victim = {
-                let mut shelf = self.shelf.lock();
-                let key = shelf.free_victim().or_else(|| match want {
-                    Want::Spare => None,
-                    Want::Share(owner) => shelf.unfair_victim(owner, bytes, self.ledger.ceiling),
-                });
-                key.and_then(|key| shelf.entries.pop(&key))
-            };
-            // Dropped outside the lock: its room comes back with it.
-            victim?;
-        }
-    }
-
-    fn take(&self, bytes: u64) -> Option<Room> {
-        let ledger = &self.ledger;
-        let taken = ledger
-            .used
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
-                used.checked_add(bytes).filter(|sum| *sum <= ledger.ceiling)
-            });
-        let before = taken.ok()?;
-        ledger.peak.fetch_max(before + bytes, Ordering::AcqRel);
-        Some(Room {
-            ledger: self.ledger.clone(),
-            bytes,
-        })
-    }
-
-    /// A reader closed a file, so that it may be pushed out.
-    pub fn closed(&self) {
-        self.ledger.freed.notify_waiters();
-    }
-
-    /// Wakes when bytes came back or ranks fell. Take it, then try, then wait for it.
-    pub fn freed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.ledger.freed.notified()
     }
 
     /// The file, if it is here or already coming.
@@ -443,8 +346,4 @@ impl SegmentCache {
             Boarded::Coming(flight) => flight.land().await,
         }
     }
-}
-
-fn on_disk(size: u64) -> u64 {
-    size.div_ceil(DISK_BLOCK).saturating_mul(DISK_BLOCK)
 }

@@ -1,11 +1,11 @@
 //! What outlives an instance: files that a later one takes over, and the folder's tidiness.
 
 use super::{
-    CacheFile, FileKey, Flight, Rank, Room, SegmentCache, Want,
+    CacheFile, FileKey, Flight, Rank, SegmentCache, Want,
     arriving::{Written, give_up},
     check::blocking,
     file::{PART, named},
-    on_disk,
+    room::on_disk,
     shelf::Entry,
 };
 use crate::remote::{FetchError, RemoteFile};
@@ -25,7 +25,7 @@ impl SegmentCache {
         let Ok(left) = CacheFile::left(path.clone(), size) else {
             return false;
         };
-        let Some(room) = self.take(on_disk(size)) else {
+        let Some(room) = self.free_room(size) else {
             return false;
         };
         let adopted = CacheFile::adopted(left, path, size, living, room);
@@ -179,16 +179,6 @@ impl SegmentCache {
             if entry.owner.is_some() {
                 entry.file.keep_name();
             }
-        }
-    }
-
-    /// Bytes that an earlier instance still uses, counted here until this is dropped.
-    pub fn reserve(&self, bytes: u64) -> Room {
-        let before = self.ledger.used.fetch_add(bytes, Ordering::AcqRel);
-        self.ledger.peak.fetch_max(before + bytes, Ordering::AcqRel);
-        Room {
-            ledger: self.ledger.clone(),
-            bytes,
         }
     }
 }

@@ -70,15 +70,18 @@ impl SegmentCache {
     pub(super) async fn attempts(
         &self,
         file: &RemoteFile,
-        room: Room,
+        mut room: Room,
         progress: &watch::Sender<Written>,
     ) -> Result<Arc<CacheFile>, FetchError> {
         let mut attempt = 1;
         let mut pause = FIRST_PAUSE;
         let mut begun = None;
+        let mut evicted = room.evicted();
         loop {
             let place = self.place(file).await;
-            let downloaded = self.download(file, progress, begun.take()).await;
+            let downloaded = self
+                .download(file, progress, std::mem::take(&mut evicted), begun.take())
+                .await;
             drop(place);
             let (error, rest) = match downloaded {
                 Ok((sink, part)) => {
@@ -119,11 +122,13 @@ impl SegmentCache {
         places.acquire_owned().await.ok()
     }
 
-    /// Downloads a file, or the rest of one. What came before a break goes on next time.
+    /// Downloads a file, or the rest of one, when what was `evicted` for it is gone. What came before a
+    /// break goes on next time.
     async fn download(
         &self,
         file: &RemoteFile,
         progress: &watch::Sender<Written>,
+        evicted: Vec<CacheFile>,
         begun: Option<Check>,
     ) -> Result<Sink, (FetchError, Option<Check>)> {
         let over = |error: FetchError| (error, None);
@@ -131,7 +136,10 @@ impl SegmentCache {
             Some(check) => (check.rest(), future::ready(Ok(check)).left_future()),
             None => {
                 let (dir, check) = (self.dir.clone(), Check::new(file, Some(progress.clone())));
-                let sink = blocking(move || Ok(file::part_in(&dir)?));
+                let sink = blocking(move || {
+                    drop(evicted);
+                    Ok(file::part_in(&dir)?)
+                });
                 let begun = async move { Ok(check.onto(sink.await)) };
                 (None, begun.right_future())
             }

@@ -38,7 +38,7 @@ pub struct CacheFile {
     shared: bool,
     /// The name stays when this is dropped.
     keeps_name: AtomicBool,
-    _room: Room,
+    room: Room,
 }
 
 /// Name of a file in the cache folder: session, what tells its file name apart, and digest.
@@ -77,7 +77,7 @@ impl CacheFile {
         size: u64,
         room: Room,
     ) -> Self {
-        let handed = room.ledger.handed.load(Ordering::Acquire);
+        let handed = room.is_handed();
         if !handed && let Err(error) = part.persist(&path) {
             tracing::debug!(error = %error.error, "a cache file stays without a name");
         }
@@ -90,7 +90,7 @@ impl CacheFile {
             checked: AtomicBool::new(true),
             shared: false,
             keeps_name: AtomicBool::new(handed),
-            _room: room,
+            room,
         }
     }
 
@@ -115,8 +115,13 @@ impl CacheFile {
             checked: AtomicBool::new(living),
             shared: living,
             keeps_name: AtomicBool::new(false),
-            _room: room,
+            room,
         }
+    }
+
+    /// Up to so many bytes of its room, which are the caller's then: it is about to go.
+    pub(super) fn cede(&mut self, most: u64) -> u64 {
+        self.room.cede(most)
     }
 
     /// The file itself, open for reading and writing; nobody writes any more.

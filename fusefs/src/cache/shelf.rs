@@ -1,6 +1,6 @@
 //! What is kept, and who is pushed out when room is wanted.
 
-use super::{CacheFile, FileKey, on_disk};
+use super::{CacheFile, FileKey, room::on_disk};
 use crate::remote::Origin;
 use lru::LruCache;
 use std::{

@@ -163,6 +163,32 @@ async fn open_files_and_downloads_count_until_they_are_let_go() {
     assert_eq!(bench.cache.usage().used, 0);
 }
 
+/// What a download takes from a file that goes is its own at once; the file, and with it what is left
+/// over, goes before the first byte is written.
+#[tokio::test]
+async fn what_is_pushed_out_goes_before_others_take_its_place() {
+    let bench = bench(2);
+    let on_disk = || {
+        let files = std::fs::read_dir(bench.cache.dir()).unwrap().flatten();
+        files
+            .map(|file| file.metadata().unwrap().len())
+            .sum::<u64>()
+    };
+    let big = file(&bench.session, "big", 2 * SIZE);
+    assert!(matches!(bench.cache.demand(&big).await, Ok(Got::File(_))));
+    let room = bench.cache.try_room(SIZE, Want::Spare).unwrap();
+    assert!(bench.cache.get(&FileKey::of(&big)).is_none());
+    assert_eq!((on_disk(), bench.cache.usage().used), (2 * SIZE, 2 * SIZE));
+    assert!(bench.cache.try_room(1, Want::Spare).is_none());
+    let a = file(&bench.session, "a", SIZE);
+    bench.cache.fetch(&a, room).await.unwrap();
+    assert_eq!((on_disk(), bench.cache.usage().used), (SIZE, SIZE));
+    // Nothing is taken where nothing is written.
+    drop(bench.cache.try_room(2 * SIZE, Want::Spare));
+    assert_eq!((on_disk(), bench.cache.usage().used), (0, 0));
+    assert_eq!(bench.cache.usage().peak, 2 * SIZE);
+}
+
 #[tokio::test]
 async fn what_is_held_unread_stays_and_headers_always() {
     let bench = bench(4);
