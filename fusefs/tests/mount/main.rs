@@ -11,6 +11,7 @@ mod faults;
 mod media;
 mod overlay;
 mod property;
+mod removal;
 mod semantics;
 mod sessions;
 mod support;

@@ -5,7 +5,7 @@ use std::path::Path;
 /// Sentences in their order, and where their tests are: file and function.
 const PROMISES: &[(&str, &[(&str, &str)])] = &[
     (
-        "Plex hears of a segment only when all its bytes are on the Plex host and match the SHA-256 that \
+        "Plex hears of a segment only when all its bytes are on the Plex host and match the checksum that \
          the worker gave.",
         &[
             (BINDING, "a_name_appears_when_its_bytes_are_whole_and_here"),
@@ -69,10 +69,10 @@ const PROMISES: &[(&str, &[(&str, &str)])] = &[
         "Once Plex removes a file or the directory, nothing new appears there, so `rm -r` ends at once; then \
          the worker's session ends.",
         &[
-            (BINDING, "the_first_removal_freezes_the_binding"),
-            (BINDING, "rm_r_succeeds_in_a_publish_storm"),
+            (REMOVAL, "the_first_removal_freezes_the_binding"),
+            (REMOVAL, "rm_r_succeeds_in_a_publish_storm"),
             (
-                BINDING,
+                REMOVAL,
                 "rmdir_needs_an_empty_upper_layer_only_and_ends_the_session",
             ),
         ],
@@ -92,11 +92,11 @@ const PROMISES: &[(&str, &[(&str, &str)])] = &[
     ),
     (
         "A name that Plex wrote first stays Plex's.",
-        &[(BINDING, "the_upper_layer_wins_for_names_never_held")],
+        &[(REMOVAL, "the_upper_layer_wins_for_names_never_held")],
     ),
     (
         "A segment cannot be overwritten or moved, only removed; `mv` copies it.",
-        &[(BINDING, "the_upper_layer_wins_for_names_never_held")],
+        &[(REMOVAL, "the_upper_layer_wins_for_names_never_held")],
     ),
     (
         "A local transcoder works there as ever.",
@@ -159,7 +159,7 @@ const PROMISES: &[(&str, &[(&str, &str)])] = &[
         &[
             (CROWD, "twenty_sessions_share_a_small_cache"),
             (
-                BINDING,
+                REMOVAL,
                 "rmdir_needs_an_empty_upper_layer_only_and_ends_the_session",
             ),
         ],
@@ -183,6 +183,7 @@ const CROWD: &str = "fusefs/tests/mount/crowd.rs";
 const FAULTS: &str = "fusefs/tests/mount/faults.rs";
 const OVERLAY: &str = "fusefs/tests/mount/overlay.rs";
 const PROPERTY: &str = "fusefs/tests/mount/property.rs";
+const REMOVAL: &str = "fusefs/tests/mount/removal.rs";
 const SESSIONS: &str = "fusefs/tests/mount/sessions.rs";
 const TORTURE: &str = "fusefs/tests/mount/torture.rs";
 const WAITS: &str = "fusefs/tests/mount/waits.rs";
