@@ -98,8 +98,11 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         self.evicted.clear();
-        self.ledger.used.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.ledger.freed.notify_waiters();
+        // Who waits tries again, and one that tried in vain had none: it must not wake itself.
+        if self.bytes > 0 {
+            self.ledger.used.fetch_sub(self.bytes, Ordering::AcqRel);
+            self.ledger.freed.notify_waiters();
+        }
     }
 }
 

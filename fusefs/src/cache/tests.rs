@@ -4,7 +4,7 @@ use super::*;
 use crate::remote::{Body, Session};
 use bytes::Bytes;
 use futures_util::{
-    StreamExt,
+    FutureExt as _, StreamExt,
     future::{BoxFuture, join_all},
 };
 use plexbeam_api::{
@@ -201,8 +201,11 @@ async fn what_is_held_unread_stays_and_headers_always() {
     bench.demand("y").await;
     assert_eq!(bench.has("habxy"), "haby");
     bench.hold("c", Rank::Unread, 1).await;
+    let freed = std::pin::pin!(bench.cache.freed());
     assert!(bench.cache.try_room(SIZE, Want::Share(1)).is_none());
     assert!(bench.cache.try_room(SIZE, Want::Spare).is_none());
+    // Or who waits for room would try for ever.
+    assert!(freed.now_or_never().is_none(), "nothing was freed");
     let a = FileKey::of(&file(&bench.session, "a", SIZE));
     bench.cache.set_rank(&a, Rank::Free, None);
     bench.hold("d", Rank::Unread, 1).await;
