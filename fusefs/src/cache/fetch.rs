@@ -18,8 +18,9 @@ const ATTEMPTS_ON_DAMAGE: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(3);
 /// Downloads at a time from one worker. Each has in memory what is being hashed and what waits for that,
-/// some 512 KiB each at most, and the last bytes that came.
-const DOWNLOADS: usize = 16;
+/// some 512 KiB each at most, and the last bytes that came; with the HTTP client's buffers and what the
+/// allocator keeps of all this, 3 MiB were seen.
+const DOWNLOADS: usize = 8;
 
 impl SegmentCache {
     pub(super) fn board(self: &Arc<Self>, file: &Arc<RemoteFile>, room: Room) -> Boarded {
