@@ -13,7 +13,8 @@
 //! unlinked ([`SegmentCache::tidy`]).
 //!
 //! A cache may miss but may not lie: the bytes are checked ([`plexbeam_api::checksum`]) before a file
-//! can be had, those of adopted ones, too. A reader in step with a download is given all but the last byte before that.
+//! can be had, those of adopted ones, too. A reader in step with a download is given all but the last
+//! byte before that.
 
 mod adopt;
 mod arriving;
@@ -274,7 +275,8 @@ impl SegmentCache {
     }
 
     /// Up to `len` bytes from `offset` for a reader, as soon as the first of them are here,
-    /// checked or not. The last byte of a file is given only when all are right, so that nobody reads a damaged file to its end.
+    /// checked or not. The last byte of a file is given only when all are right, so that nobody reads a
+    /// damaged file to its end.
     pub async fn demand_part(
         self: &Arc<Self>,
         file: &Arc<RemoteFile>,

@@ -61,7 +61,7 @@ pub struct RemoteHandle {
     /// taken the answer.
     pub underway: AtomicBool,
     /// Says whether what was read before all was checked turned out damaged; `None` where
-    /// nothing was.
+    /// nothing was read so early.
     pub doubt: Mutex<Option<Doubt>>,
     /// What was read ahead past the cache, or a playlist's text.
     pub window: tokio::sync::Mutex<Window>,
