@@ -13,7 +13,7 @@ mod renew;
 mod stream;
 mod xattr;
 
-pub use content::{Access, Opened, Register};
+pub use content::{Access, Opened, Register, Taker};
 
 use crate::{
     binding::{Bindings, HeldFile},

@@ -11,7 +11,7 @@ use self::answer::{
     stamp,
 };
 use crate::{
-    fs::{Access, Answer, BeamFs, Change},
+    fs::{Access, Answer, BeamFs, Change, Taker},
     runtime::Crossing,
 };
 use fuser::{
@@ -256,10 +256,15 @@ impl Filesystem for Adapter {
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.fs.read(fh.0, offset, size as usize) {
+        // The kernel names an owner (FUSE_READ_LOCKOWNER) only where it reads for a process.
+        let taker = match lock_owner {
+            Some(_) => Taker::Process,
+            None => Taker::PageCache,
+        };
+        match self.fs.read(fh.0, offset, size as usize, taker) {
             Ok(Answer::Now(bytes)) => reply.data(&bytes),
             Ok(Answer::Later(later)) => match self.crossing.place() {
                 Ok(place) => place.park(async move {

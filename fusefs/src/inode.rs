@@ -68,6 +68,8 @@ pub struct Io {
     /// Direct opens that the kernel may not have taken yet. Until then none is by passthrough, which
     /// it could take before them.
     pub underway: usize,
+    /// The page cache may have bytes of it that were not checked.
+    pub unchecked: bool,
 }
 
 /// A backing file registered with the kernel; kept until the last such open is closed.

@@ -40,6 +40,16 @@ const NOT_OURS: OFlags = OFlags::CREATE.union(OFlags::EXCL).union(OFlags::DIRECT
 /// Registers a descriptor for passthrough.
 pub type Register<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<BackingId>;
 
+/// Who takes the answer to a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taker {
+    /// A process, past the page cache: to it fewer bytes are just fewer.
+    Process,
+    /// The page cache, which the kernel fills for `mmap`, `splice` and `sendfile` of directly open files,
+    /// too. Fewer bytes are the file's end to it, and it keeps what it gets.
+    PageCache,
+}
+
 /// How the kernel is to use an open file.
 #[derive(Debug)]
 pub enum Access {
@@ -194,7 +204,8 @@ impl BeamFs {
                     }
                     None => {
                         io.cached += 1;
-                        (Access::Cached { keep: true }, Some(here))
+                        let keep = !std::mem::take(&mut io.unchecked);
+                        (Access::Cached { keep }, Some(here))
                     }
                 }
             } else if named {
@@ -294,9 +305,15 @@ impl BeamFs {
         }
     }
 
-    /// `read`: up to `len` bytes, fewer at the end of the file, or where it is open directly and the
-    /// rest has not arrived.
-    pub fn read(&self, handle: u64, offset: u64, len: usize) -> Result<Answer<Bytes>> {
+    /// `read`: up to `len` bytes, fewer at the end of the file, or where a process takes them and the rest
+    /// has not arrived.
+    pub fn read(
+        &self,
+        handle: u64,
+        offset: u64,
+        len: usize,
+        taker: Taker,
+    ) -> Result<Answer<Bytes>> {
         let handle = self.handles.get(handle)?;
         let remote = match &*handle {
             Handle::Upper(file) => {
@@ -307,6 +324,7 @@ impl BeamFs {
         };
         remote.taken();
         remote.certain()?;
+        let arriving = taker == Taker::Process && remote.reads_arriving();
         if !remote.file.is_mutable() {
             if offset >= remote.file.size() {
                 return Ok(Answer::Now(Bytes::new()));
@@ -317,7 +335,7 @@ impl BeamFs {
                 return Ok(Answer::Now(here.read(offset, len)?.into()));
             }
             // What does not come by itself is asked for below.
-            if remote.reads_arriving()
+            if arriving
                 && let Ok(Some(Got::Part(bytes, doubt))) =
                     self.parts.cache.arrived(&remote.file, offset, len)
             {
@@ -336,7 +354,7 @@ impl BeamFs {
                     let outcome = if remote.file.is_mutable() {
                         read_playlist(&*source, remote, offset, len).await
                     } else {
-                        let got = if remote.reads_arriving() {
+                        let got = if arriving {
                             cache.demand_part(&remote.file, offset, len).await
                         } else {
                             cache.demand(&remote.file).await
@@ -347,7 +365,12 @@ impl BeamFs {
                                 return here.read(offset, len).map(Bytes::from);
                             }
                             Ok(Got::Part(bytes, doubt)) => return remote.given(bytes, doubt),
-                            Ok(Got::NoRoom) => read_past(&*source, remote, offset, len).await,
+                            Ok(Got::NoRoom) => {
+                                if taker == Taker::PageCache {
+                                    remote.inode.io.lock().unchecked = true;
+                                }
+                                read_past(&*source, remote, offset, len).await
+                            }
                             Err(error) => Err(error),
                         }
                     };

@@ -3,7 +3,11 @@
 use crate::support::*;
 use plexbeam_api::segment::SegmentKind;
 use rustix::io::Errno;
-use std::{fs, io::Read, os::unix::fs::MetadataExt};
+use std::{
+    fs,
+    io::{Read, Seek},
+    os::unix::fs::MetadataExt,
+};
 
 #[test]
 fn sessions_show_all_files_and_fetch_them_when_read() {
@@ -196,4 +200,74 @@ fn a_reader_of_sessions_need_not_wait_for_the_whole_file() {
         assert!(fs::read(dir.join(name)).unwrap() == *bytes);
     }
     assert_eq!(env.worker.asked(&good), 1);
+}
+
+/// `sendfile` and `splice` go through the page cache also where the file is open directly: to it a short
+/// answer would be the file's end.
+#[test]
+fn who_copies_by_the_page_cache_gets_the_whole_file() {
+    if !can_mount() {
+        return;
+    }
+    for (passthrough, ceiling) in [(true, 64 << 20), (false, 64 << 20), (true, 1 << 20)] {
+        let env = Env::with(|config| {
+            config.passthrough = passthrough;
+            config.cache.ceiling = ceiling;
+        });
+        env.worker.new_session("s1");
+        let names = [1, 2].map(|number| media_name(0, number));
+        for name in &names {
+            env.worker.lock().halved.insert(name.clone());
+        }
+        let all = [1, 2].map(|number| env.worker.publish_media("s1", 0, number, 3 << 20));
+        let paths = names.map(|name| env.path("sessions/s1").join(name));
+        eventually("the files are listed", || {
+            paths.iter().all(|path| path.exists())
+        });
+        std::thread::scope(|scope| {
+            let by: [fn(&fs::File) -> Vec<u8>; 2] = [by_sendfile, by_splice];
+            let copies = by.into_iter().zip(&paths).map(|(copy, path)| {
+                scope.spawn(move || {
+                    let first = copy(&fs::File::open(path).unwrap());
+                    // Open again, when it is here.
+                    (first, copy(&fs::File::open(path).unwrap()))
+                })
+            });
+            let copies: Vec<_> = copies.collect();
+            eventually("the first halves were sent", || {
+                env.worker.lock().halves_sent >= 2
+            });
+            env.worker.open_gate();
+            for ((copy, path), bytes) in copies.into_iter().zip(&paths).zip(&all) {
+                let (first, second) = copy.join().unwrap();
+                assert!(first == *bytes, "{} bytes of {path:?}", first.len());
+                assert!(second == *bytes, "{} bytes of {path:?}", second.len());
+                assert_eq!(fs::metadata(path).unwrap().len(), 3 << 20);
+            }
+        });
+    }
+}
+
+fn by_sendfile(from: &fs::File) -> Vec<u8> {
+    let mut to = tempfile::tempfile().unwrap();
+    while rustix::fs::sendfile(&to, from, None, 1 << 20).unwrap() > 0 {}
+    to.rewind().unwrap();
+    let mut bytes = Vec::new();
+    to.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn by_splice(from: &fs::File) -> Vec<u8> {
+    let (mut out, into) = std::io::pipe().unwrap();
+    let mut bytes = Vec::new();
+    loop {
+        let flags = rustix::pipe::SpliceFlags::empty();
+        let taken = rustix::pipe::splice(from, None, &into, None, 1 << 16, flags).unwrap();
+        if taken == 0 {
+            return bytes;
+        }
+        let end = bytes.len();
+        bytes.resize(end + taken, 0);
+        out.read_exact(&mut bytes[end..]).unwrap();
+    }
 }

@@ -6,7 +6,7 @@ use plexbeam_api::mount::{XATTR_HELD, XATTR_SOURCE};
 use plexbeam_fusefs::{
     FsConfig, Prepared, Secret,
     error::Error,
-    fs::{Answer, BeamFs, Change, Entry},
+    fs::{Answer, BeamFs, Change, Entry, Taker},
     overlay::Owner,
     prepare,
 };
@@ -234,7 +234,7 @@ impl Kernelless {
             .handle;
         let mut all = Vec::new();
         let ended = loop {
-            let bytes = match self.fs.read(handle, all.len() as u64, 4096) {
+            let bytes = match self.fs.read(handle, all.len() as u64, 4096, Taker::Process) {
                 Ok(Answer::Now(bytes)) => Ok(bytes),
                 Ok(Answer::Later(later)) => self.prepared.runtime().block_on(later),
                 Err(error) => Err(error),

@@ -422,7 +422,8 @@ async fn file(
     if !halved {
         return answer.body(Body::from(bytes)).unwrap();
     }
-    let (first, second) = (bytes.slice(..total / 2), bytes.slice(total / 2..));
+    let half = bytes.len() / 2;
+    let (first, second) = (bytes.slice(..half), bytes.slice(half..));
     let parts = futures_util::stream::once(async move { Ok::<_, std::io::Error>(first) });
     let rest = futures_util::stream::once(async move {
         shared.fake.lock().unwrap().halves_sent += 1;
