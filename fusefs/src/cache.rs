@@ -78,7 +78,7 @@ enum Boarded {
 pub enum Got {
     /// The whole file.
     File(Arc<CacheFile>),
-    /// The bytes asked for, or the first of them, of a file that is arriving and not checked.
+    /// The bytes asked for of a file that is arriving and not checked.
     Part(Bytes, Doubt),
     /// There is no room for it: read it by ranges.
     NoRoom,
@@ -274,7 +274,7 @@ impl SegmentCache {
         }
     }
 
-    /// Up to `len` bytes from `offset` for a reader, as soon as the first of them are here,
+    /// `len` bytes from `offset` for a reader, or the rest of the file, as soon as they are here,
     /// checked or not. The last byte of a file is given only when all are right, so that nobody reads a
     /// damaged file to its end.
     pub async fn demand_part(
@@ -319,16 +319,17 @@ impl SegmentCache {
         }
     }
 
-    /// What [`SegmentCache::demand_part`] would give, where it need not wait.
+    /// What [`SegmentCache::demand_part`] would give, where `least` bytes of it are here.
     pub fn arrived(
         &self,
         file: &RemoteFile,
         offset: u64,
         len: usize,
+        least: usize,
     ) -> Result<Option<Got>, FetchError> {
         let coming = self.flights.lock().get(&FileKey::of(file)).cloned();
         match coming {
-            Some(mut flight) => flight.arrived(file.size(), offset, len),
+            Some(mut flight) => flight.arrived(file.size(), offset, len, least),
             None => Ok(None),
         }
     }

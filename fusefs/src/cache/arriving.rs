@@ -54,8 +54,29 @@ pub(super) enum Piece {
     Written(Arc<File>, usize),
 }
 
+/// The bytes of these from `offset` on, copied only where there are several.
+pub(super) fn read_all(pieces: Vec<Piece>, offset: u64) -> Result<Bytes, FetchError> {
+    let mut joined = BytesMut::new();
+    let several = pieces.len() > 1;
+    for piece in pieces {
+        let bytes = piece.read(offset + joined.len() as u64)?;
+        if !several {
+            return Ok(bytes);
+        }
+        joined.extend_from_slice(&bytes);
+    }
+    Ok(joined.freeze())
+}
+
 impl Piece {
-    pub(super) fn read(self, offset: u64) -> Result<Bytes, FetchError> {
+    fn len(&self) -> usize {
+        match self {
+            Piece::Kept(bytes) => bytes.len(),
+            Piece::Written(_, len) => *len,
+        }
+    }
+
+    fn read(self, offset: u64) -> Result<Bytes, FetchError> {
         match self {
             Piece::Kept(bytes) => Ok(bytes),
             Piece::Written(file, len) => read_up_to(&*file, len, offset)
@@ -95,15 +116,40 @@ impl Arriving {
         self.right = true;
     }
 
-    /// The first bytes from `offset` of a file of this size, as far as they are here.
-    pub(super) fn piece(&self, size: u64, offset: u64, len: usize) -> Option<(Piece, Doubt)> {
+    /// Up to `len` bytes from `offset` of a file of this size, where `least` of them, and one, are here.
+    pub(super) fn pieces(
+        &self,
+        size: u64,
+        offset: u64,
+        len: usize,
+        least: usize,
+    ) -> Option<(Vec<Piece>, Doubt)> {
+        let least = least.max(1);
+        if self.sure(size) < offset + least as u64 {
+            return None;
+        }
+        let (mut pieces, mut found) = (Vec::new(), 0);
+        while let Some(piece) = self.piece(size, offset + found as u64, len - found) {
+            found += piece.len();
+            pieces.push(piece);
+        }
+        (found >= least).then(|| (pieces, self.doubt.clone()))
+    }
+
+    /// So many bytes from the beginning may be given.
+    fn sure(&self, size: u64) -> u64 {
         let most = if self.right {
             size
         } else {
             size.saturating_sub(1)
         };
-        let sure = self.came.min(most);
-        if offset >= sure {
+        self.came.min(most)
+    }
+
+    /// The first bytes from `offset`, as far as they are in one place.
+    fn piece(&self, size: u64, offset: u64, len: usize) -> Option<Piece> {
+        let sure = self.sure(size);
+        if offset >= sure || len == 0 {
             return None;
         }
         let len = (sure - offset).min(len as u64) as usize;
@@ -113,7 +159,7 @@ impl Arriving {
             let written = self.written.checked_sub(offset).filter(|left| *left > 0)?;
             Piece::Written(self.file.clone()?, written.min(len as u64) as usize)
         };
-        Some((piece, self.doubt.clone()))
+        Some(piece)
     }
 
     /// Copied only where they did not come at once.
@@ -173,16 +219,17 @@ mod tests {
                     arriving.wrote(&file, written as u64);
                 }
                 arriving.passed(written as u64);
-                assert!(arriving.piece(size, size - 1, 1).is_none());
+                assert!(arriving.pieces(size, size - 1, 1, 1).is_none());
+                assert!(arriving.pieces(size, 100, 100, 100).is_none());
+                assert!(arriving.pieces(size, 100, 100, 99).is_some());
                 arriving.is_right();
-                assert!(arriving.piece(size, size, 1).is_none());
+                assert!(arriving.pieces(size, size, 1, 0).is_none());
                 for offset in 0..size {
                     for len in [1, 10, 200] {
-                        let (piece, _) = arriving.piece(size, offset, len).unwrap();
-                        let bytes = piece.read(offset).unwrap();
                         let at = offset as usize;
-                        assert!(!bytes.is_empty() && bytes.len() <= len);
-                        assert_eq!(bytes, text[at..at + bytes.len()]);
+                        let end = text.len().min(at + len);
+                        let (pieces, _) = arriving.pieces(size, offset, len, end - at).unwrap();
+                        assert_eq!(read_all(pieces, offset).unwrap(), text[at..end]);
                     }
                 }
             }
@@ -196,8 +243,8 @@ mod tests {
         arriving.came(Bytes::from_static(b"first"));
         arriving.came(Bytes::from_static(b"second"));
         arriving.passed(11);
-        assert!(arriving.piece(100, 0, 5).is_none());
-        let (piece, _) = arriving.piece(100, 5, 100).unwrap();
-        assert_eq!(&piece.read(5).unwrap()[..], b"second");
+        assert!(arriving.pieces(100, 0, 5, 1).is_none());
+        let (pieces, _) = arriving.pieces(100, 5, 95, 1).unwrap();
+        assert_eq!(&read_all(pieces, 5).unwrap()[..], b"second");
     }
 }

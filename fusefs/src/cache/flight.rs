@@ -1,6 +1,9 @@
 //! A download under way, and who waits for it.
 
-use super::{CacheFile, Got, arriving::Written};
+use super::{
+    CacheFile, Got,
+    arriving::{Written, read_all},
+};
 use crate::remote::FetchError;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -26,32 +29,35 @@ impl Flight {
         }
     }
 
-    /// The first bytes from `offset`, if any are here.
+    /// Up to `len` bytes from `offset`, if `least` of them are here.
     pub(super) fn arrived(
         &mut self,
         size: u64,
         offset: u64,
         len: usize,
+        least: usize,
     ) -> Result<Option<Got>, FetchError> {
         let arrived = {
             let written = self.written.borrow_and_update();
-            written.as_ref().and_then(|a| a.piece(size, offset, len))
+            let arriving = written.as_ref();
+            arriving.and_then(|a| a.pieces(size, offset, len, least))
         };
-        let Some((piece, doubt)) = arrived else {
+        let Some((pieces, doubt)) = arrived else {
             return Ok(None);
         };
-        Ok(Some(Got::Part(piece.read(offset)?, doubt)))
+        Ok(Some(Got::Part(read_all(pieces, offset)?, doubt)))
     }
 
-    /// Waits for the first bytes from `offset`.
+    /// Waits for `len` bytes from `offset`, or the rest of the file.
     pub(super) async fn part(
         mut self,
         size: u64,
         offset: u64,
         len: usize,
     ) -> Result<Got, FetchError> {
+        let wanted = size.saturating_sub(offset).min(len as u64) as usize;
         loop {
-            if let Some(got) = self.arrived(size, offset, len)? {
+            if let Some(got) = self.arrived(size, offset, wanted, wanted)? {
                 return Ok(got);
             }
             // Fails when the download is over.

@@ -306,7 +306,7 @@ impl BeamFs {
     }
 
     /// `read`: up to `len` bytes, fewer at the end of the file, or where a process takes them and the rest
-    /// has not arrived.
+    /// has not arrived by the deadline.
     pub fn read(
         &self,
         handle: u64,
@@ -325,6 +325,7 @@ impl BeamFs {
         remote.taken();
         remote.certain()?;
         let arriving = taker == Taker::Process && remote.reads_arriving();
+        let wanted = remote.file.size().saturating_sub(offset).min(len as u64) as usize;
         if !remote.file.is_mutable() {
             if offset >= remote.file.size() {
                 return Ok(Answer::Now(Bytes::new()));
@@ -337,7 +338,9 @@ impl BeamFs {
             // What does not come by itself is asked for below.
             if arriving
                 && let Ok(Some(Got::Part(bytes, doubt))) =
-                    self.parts.cache.arrived(&remote.file, offset, len)
+                    self.parts
+                        .cache
+                        .arrived(&remote.file, offset, wanted, wanted)
             {
                 return remote.given(bytes, doubt).map(Answer::Now);
             }
@@ -393,6 +396,10 @@ impl BeamFs {
             };
             match tokio::time::timeout(deadline, read).await {
                 Ok(outcome) => outcome,
+                Err(_) if arriving => match cache.arrived(&remote.file, offset, wanted, 1) {
+                    Ok(Some(Got::Part(bytes, doubt))) => remote.given(bytes, doubt),
+                    Ok(_) | Err(_) => Err(Error::Deadline(deadline)),
+                },
                 Err(_) => Err(Error::Deadline(deadline)),
             }
         })))

@@ -155,6 +155,14 @@ const PROMISES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "A read gives fewer bytes than it asks for only at the file's end and at its deadline.",
+        &[
+            (SESSIONS, "a_read_is_short_only_at_its_deadline"),
+            (SESSIONS, "a_read_waits_for_all_that_it_asks_for"),
+            (SESSIONS, "who_copies_by_the_page_cache_gets_the_whole_file"),
+        ],
+    ),
+    (
         "never has more bytes than its ceiling, and files that are still open count.",
         &[
             (CROWD, "twenty_sessions_share_a_small_cache"),

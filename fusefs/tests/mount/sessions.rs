@@ -6,7 +6,8 @@ use rustix::io::Errno;
 use std::{
     fs,
     io::{Read, Seek},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt},
+    time::Duration,
 };
 
 #[test]
@@ -200,6 +201,70 @@ fn a_reader_of_sessions_need_not_wait_for_the_whole_file() {
         assert!(fs::read(dir.join(name)).unwrap() == *bytes);
     }
     assert_eq!(env.worker.asked(&good), 1);
+}
+
+/// Programs take fewer bytes than they asked for as the file's end. So they get all, and fewer only where
+/// the others are not here by the deadline.
+#[test]
+fn a_read_is_short_only_at_its_deadline() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::with(|config| config.read_deadline = Duration::from_millis(300));
+    env.worker.new_session("s1");
+    let name = media_name(0, 1);
+    env.worker.lock().halved.insert(name.clone());
+    let bytes = env.worker.publish_media("s1", 0, 1, 1 << 20);
+    let path = env.path("sessions/s1").join(&name);
+    eventually("the file is listed", || path.exists());
+    let file = fs::File::open(path).unwrap();
+    // Over the first half's end.
+    let mut some = vec![0; 300_000];
+    let got = file.read_at(&mut some, 400_000).unwrap();
+    assert_eq!(got, (1 << 19) - 400_000);
+    assert!(some[..got] == bytes[400_000..400_000 + got]);
+    assert_eq!(errno(file.read_at(&mut some, 1 << 19)), Errno::TIMEDOUT);
+}
+
+#[test]
+fn a_read_waits_for_all_that_it_asks_for() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::new();
+    env.worker.new_session("s1");
+    let name = media_name(0, 1);
+    env.worker.lock().halved.insert(name.clone());
+    let bytes = env.worker.publish_media("s1", 0, 1, 1 << 20);
+    let path = env.path("sessions/s1").join(&name);
+    eventually("the file is listed", || path.exists());
+    let file = fs::File::open(path).unwrap();
+    std::thread::scope(|scope| {
+        // Over the first half's end, to the file's last byte, and over that.
+        let reads = [(400_000, 300_000), (1_000_000, 48_576), (1_000_000, 50_000)];
+        let reads = reads.map(|(offset, len)| {
+            let file = &file;
+            scope.spawn(move || {
+                let mut some = vec![0; len];
+                let got = file.read_at(&mut some, offset as u64).unwrap();
+                some.truncate(got);
+                (offset, len, some)
+            })
+        });
+        eventually("the first half was sent", || {
+            env.worker.lock().halves_sent == 1
+        });
+        env.worker.open_gate();
+        for read in reads {
+            let (offset, len, some) = read.join().unwrap();
+            let end = bytes.len().min(offset + len);
+            let got = some.len();
+            assert!(
+                some == bytes[offset..end],
+                "{got} of {len} bytes at {offset}"
+            );
+        }
+    });
 }
 
 /// `sendfile` and `splice` go through the page cache also where the file is open directly: to it a short
