@@ -2,18 +2,21 @@
 //! wait is given back as a future ([`Answer::Later`]).
 //!
 //! * `fs/names.rs`: calls on directories.
-//! * `fs/content.rs`: open, read, write, release.
+//! * `fs/open.rs`: open and release.
+//! * `fs/content.rs`: read, write and the rest of what is done to an open file.
 //! * `fs/stream.rs`: reads past the cache.
 //! * `fs/renew.rs`: what a worker dropped and made again with other bytes.
 //! * `fs/xattr.rs`: extended attributes, the mount's own among them.
 
 mod content;
 mod names;
+mod open;
 mod renew;
 mod stream;
 mod xattr;
 
-pub use content::{Access, Opened, Register, Taker};
+pub use content::Taker;
+pub use open::{Access, Opened, Register};
 
 use crate::{
     binding::{Bindings, HeldFile},
