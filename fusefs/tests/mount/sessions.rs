@@ -203,6 +203,18 @@ fn a_reader_of_sessions_need_not_wait_for_the_whole_file() {
     assert_eq!(env.worker.asked(&good), 1);
 }
 
+/// A file of 1 MiB, opened, of which only the first half is sent until the gate opens.
+fn open_halved(env: &Env) -> (fs::File, bytes::Bytes) {
+    env.worker.new_session("s1");
+    let name = media_name(0, 1);
+    env.worker.lock().halved.insert(name.clone());
+    let bytes = env.worker.publish_media("s1", 0, 1, 1 << 20);
+    let path = env.path("sessions/s1").join(&name);
+    eventually("the file is listed", || path.exists());
+    let file = fs::File::open(path).unwrap();
+    (file, bytes)
+}
+
 /// Programs take fewer bytes than they asked for as the file's end. So they get all, and fewer only where
 /// the others are not here by the deadline.
 #[test]
@@ -211,13 +223,7 @@ fn a_read_is_short_only_at_its_deadline() {
         return;
     }
     let env = Env::with(|config| config.read_deadline = Duration::from_millis(300));
-    env.worker.new_session("s1");
-    let name = media_name(0, 1);
-    env.worker.lock().halved.insert(name.clone());
-    let bytes = env.worker.publish_media("s1", 0, 1, 1 << 20);
-    let path = env.path("sessions/s1").join(&name);
-    eventually("the file is listed", || path.exists());
-    let file = fs::File::open(path).unwrap();
+    let (file, bytes) = open_halved(&env);
     // Over the first half's end.
     let mut some = vec![0; 300_000];
     let mut got = 0;
@@ -235,13 +241,7 @@ fn a_read_waits_for_all_that_it_asks_for() {
         return;
     }
     let env = Env::new();
-    env.worker.new_session("s1");
-    let name = media_name(0, 1);
-    env.worker.lock().halved.insert(name.clone());
-    let bytes = env.worker.publish_media("s1", 0, 1, 1 << 20);
-    let path = env.path("sessions/s1").join(&name);
-    eventually("the file is listed", || path.exists());
-    let file = fs::File::open(path).unwrap();
+    let (file, bytes) = open_halved(&env);
     std::thread::scope(|scope| {
         // Over the first half's end, to the file's last byte, and over that.
         let reads = [(400_000, 300_000), (1_000_000, 48_576), (1_000_000, 50_000)];
