@@ -316,6 +316,42 @@ fn who_copies_by_the_page_cache_gets_the_whole_file() {
     }
 }
 
+/// What `splice` read past a full cache was not checked. It stays in no page once the file is here.
+#[test]
+fn what_was_not_checked_stays_in_no_page() {
+    if !can_mount() {
+        return;
+    }
+    let env = Env::with(|config| {
+        config.passthrough = false;
+        config.cache.ceiling = 1 << 20;
+    });
+    env.worker.new_session("s1");
+    let names = [1, 2].map(|number| media_name(0, number));
+    env.worker.lock().damage.insert(names[1].clone(), 1);
+    let bytes = [(1, 800_000), (2, 600_000)]
+        .map(|(number, len)| env.worker.publish_media("s1", 0, number, len));
+    let [fills, path] = names.map(|name| env.path("sessions/s1").join(name));
+    eventually("the files are listed", || path.exists());
+    assert!(fs::read(&fills).unwrap() == bytes[0]);
+    // While it is open its room is taken.
+    let filling = fs::File::open(&fills).unwrap();
+    let file = fs::File::open(&path).unwrap();
+    let (mut out, into) = std::io::pipe().unwrap();
+    let flags = rustix::pipe::SpliceFlags::empty();
+    let taken = rustix::pipe::splice(&file, None, &into, None, 4096, flags).unwrap();
+    let mut damaged = vec![0; taken];
+    out.read_exact(&mut damaged).unwrap();
+    assert!(damaged[..] != bytes[1][..taken], "it came damaged");
+    drop(filling);
+    // Past the page cache, and so fetched.
+    let mut all = vec![0; 600_000];
+    eventually("there is room for it", || {
+        file.read_at(&mut all, 0).is_ok_and(|got| got == all.len()) && all == bytes[1]
+    });
+    assert!(fs::read(&path).unwrap() == bytes[1]);
+}
+
 fn by_sendfile(from: &fs::File) -> Vec<u8> {
     let mut to = tempfile::tempfile().unwrap();
     while rustix::fs::sendfile(&to, from, None, 1 << 20).unwrap() > 0 {}
